@@ -1,0 +1,238 @@
+"""BERT as published (Devlin et al. 2018, arXiv 1810.04805): post-LN Transformer encoder, pooler, two heads.
+
+In: the T tokens of B pairs laid end to end, with their segments, positions and starts. Out: sums of losses
+and counts of correct predictions (`forward`), hidden and pooled states (`encode`), or logits. What always
+holds: nothing but attention's inner grid is computed for padding, and MLM logits only at masked positions; a
+sequence's outputs do not depend on its neighbours, nor on the tail past the last sequence; every module runs
+in every forward, even where nothing is masked (ZeRO 3 hangs on ranks that differ in what they run).
+
+    >>> torch.manual_seed(1)
+    >>> model = BertForPretraining(preset("mini", vocab_size=8192))
+    >>> sums = model(tokens_T, segments_T, positions_T, sequence_starts_B1, longest,
+    ...              masked_positions_M, masked_labels_M, next_labels_B)
+    >>> loss = sums.mlm_sum / masked_in_global_batch + sums.nsp_sum / pairs_in_global_batch
+
+Shapes: T tokens, tail included · B sequences · B1 = B + 1 · M masked positions, pads included · H hidden_size
+· N heads · D size of a head · V vocab_size. Token ids, segments and positions are of any integer type.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.attention import Layout, attend, lay_out
+from model.config import ModelConfig
+from model.heads import ACTIVATION_FUNCTIONS, MlmHead, NspHead, sums
+
+
+class PretrainingSums(NamedTuple):
+    """Scalars over a micro-batch: summed cross entropies in nats, and int64 counts of correct predictions."""
+
+    mlm_sum: Tensor
+    nsp_sum: Tensor
+    mlm_correct: Tensor
+    nsp_correct: Tensor
+
+
+class Encoded(NamedTuple):
+    """What the encoder makes of a micro-batch: a vector a token, and one a sequence."""
+
+    hidden_TH: Tensor
+    pooled_BH: Tensor
+
+
+class Embeddings(nn.Module):
+    """§3, figure 2: a token's vector is the sum of its word's, its position's and its segment's."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        # No padding_idx: [PAD] is never inside a sequence, and the tail has no gradient.
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_positions, config.hidden_size)
+        self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, tokens_T: Tensor, segments_T: Tensor, positions_T: Tensor) -> Tensor:
+        """The encoder's input, hidden_TH."""
+        summed_TH = self.word(tokens_T) + self.position(positions_T) + self.segment(segments_T)
+        hidden_TH: Tensor = self.dropout(self.norm(summed_TH))
+        return hidden_TH
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017 §3.2), bidirectional (Devlin et al. 2018 §3)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.head_size = config.heads, config.head_size
+        self.attention_dropout = config.attention_dropout
+        # Three matrices, not a fused one: as fast here (H = 128, 256, 768), and LAMB's trust ratios stay
+        # those of the published tensors.
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_TH: Tensor, layout: Layout) -> Tensor:
+        """What attention adds to hidden_TH, before dropout."""
+        by_head = (-1, self.heads, self.head_size)
+        context_TND = attend(
+            self.query(hidden_TH).view(by_head),
+            self.key(hidden_TH).view(by_head),
+            self.value(hidden_TH).view(by_head),
+            layout,
+            dropout=self.attention_dropout if self.training else 0.0,
+        )
+        added_TH: Tensor = self.output(context_TND.flatten(1))
+        return added_TH
+
+
+class FeedForward(nn.Module):
+    """Position-wise feed-forward layer (Vaswani et al. 2017 §3.3), with GELU (Devlin et al. 2018 §A.2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.activation = ACTIVATION_FUNCTIONS[config.activation]
+
+    def forward(self, hidden_TH: Tensor) -> Tensor:
+        """What the layer adds to hidden_TH, before dropout."""
+        added_TH: Tensor = self.contract(self.activation(self.expand(hidden_TH)))
+        return added_TH
+
+
+class EncoderLayer(nn.Module):
+    """Attention, then feed-forward; LayerNorm after each sum (post-LN), as in Vaswani et al. 2017 §3.1."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_TH: Tensor, layout: Layout) -> Tensor:
+        """The next layer's hidden_TH."""
+        hidden_TH = self.attention_norm(hidden_TH + self.dropout(self.attention(hidden_TH, layout)))
+        next_TH: Tensor = self.feed_forward_norm(hidden_TH + self.dropout(self.feed_forward(hidden_TH)))
+        return next_TH
+
+
+class Pooler(nn.Module):
+    """§3: a sequence's vector is [CLS]'s final hidden state, through a dense layer and tanh."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_TH: Tensor, sequence_starts_B1: Tensor) -> Tensor:
+        """pooled_BH."""
+        # An empty last sequence starts where the tokens end: clamped, it pools a token that nobody reads.
+        first_B = sequence_starts_B1[:-1].clamp(max=hidden_TH.shape[0] - 1)
+        pooled_BH: Tensor = torch.tanh(self.dense(hidden_TH.index_select(0, first_B)))
+        return pooled_BH
+
+
+class Bert(nn.Module):
+    """Embeddings, encoder and pooler."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.pooler = Pooler(config)
+
+    def forward(
+        self,
+        tokens_T: Tensor,
+        segments_T: Tensor,
+        positions_T: Tensor,
+        sequence_starts_B1: Tensor,
+        longest: int,
+    ) -> Encoded:
+        """Hidden states of all tokens (those of the tail mean nothing) and pooled states of all sequences."""
+        if longest > self.config.max_positions:
+            raise ValueError(
+                f"a sequence of {longest} tokens is longer than max_positions {self.config.max_positions}"
+            )
+        layout = lay_out(tokens=tokens_T.shape[0], sequence_starts_B1=sequence_starts_B1, longest=longest)
+        hidden_TH = self.embeddings(tokens_T, segments_T, positions_T)
+        for layer in self.layers:
+            hidden_TH = layer(hidden_TH, layout)
+        return Encoded(hidden_TH, self.pooler(hidden_TH, sequence_starts_B1))
+
+
+class BertForPretraining(nn.Module):
+    """BERT with both heads (§3.1). Weights are drawn from torch's generator: seed it before.
+
+    `encode` and the `…_logits` are for evaluation, conversion and proofs; under ZeRO 3 only `forward` gathers
+    all that it needs.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.bert = Bert(config)
+        self.mlm_head = MlmHead(config)
+        self.nsp_head = NspHead(config)
+        self.apply(self._initialise)
+
+    def forward(
+        self,
+        tokens_T: Tensor,
+        segments_T: Tensor,
+        positions_T: Tensor,
+        sequence_starts_B1: Tensor,
+        longest: int,
+        masked_positions_M: Tensor,
+        masked_labels_M: Tensor,
+        next_labels_B: Tensor,
+    ) -> PretrainingSums:
+        """Losses and correct predictions of both objectives, summed over labels other than −100.
+
+        sequence_starts_B1: sequence b is tokens [starts[b], starts[b + 1]); those past the last, the tail.
+        longest: length of the longest sequence, a host integer.
+        masked_positions_M: indices into the T tokens; pads may point at any token. M may be 0.
+        masked_labels_M: int64, the original tokens' ids; −100 for pads.
+        next_labels_B: int64, 1 where B is random, else 0; −100 for pads.
+        """
+        hidden_TH, pooled_BH = self.bert(tokens_T, segments_T, positions_T, sequence_starts_B1, longest)
+        mlm_sum, mlm_correct = sums(self.mlm_logits(hidden_TH, masked_positions_M), masked_labels_M)
+        nsp_sum, nsp_correct = sums(self.nsp_logits(pooled_BH), next_labels_B)
+        return PretrainingSums(mlm_sum, nsp_sum, mlm_correct, nsp_correct)
+
+    def encode(
+        self,
+        tokens_T: Tensor,
+        segments_T: Tensor,
+        positions_T: Tensor,
+        sequence_starts_B1: Tensor,
+        longest: int,
+    ) -> Encoded:
+        """hidden_TH and pooled_BH of a micro-batch; see `forward` for the arguments."""
+        encoded: Encoded = self.bert(tokens_T, segments_T, positions_T, sequence_starts_B1, longest)
+        return encoded
+
+    def mlm_logits(self, hidden_TH: Tensor, positions_M: Tensor) -> Tensor:
+        """Logits over the vocabulary at the given tokens, logits_MV."""
+        hidden_MH = hidden_TH.index_select(0, positions_M)
+        logits_MV: Tensor = self.mlm_head(hidden_MH, self.bert.embeddings.word.weight)
+        return logits_MV
+
+    def nsp_logits(self, pooled_BH: Tensor) -> Tensor:
+        """Logits of "B follows A" (0) and "B is random" (1), logits_B2."""
+        logits_B2: Tensor = self.nsp_head(pooled_BH)
+        return logits_B2
+
+    def _initialise(self, module: nn.Module) -> None:
+        # §A.2 names no distribution; the published code draws from a normal of deviation 0.02 cut at two
+        # deviations, Hugging Face's from a plain one, as here. LayerNorms start as the identity.
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)

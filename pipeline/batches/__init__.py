@@ -1,0 +1,1 @@
+"""Shards → masked micro-batches."""

@@ -1,0 +1,231 @@
+"""Shards → a rank's micro-batches, step by step, through PyTorch's DataLoader.
+
+In: a shard folder with its manifest, the numbers of a recipe's phase, rank and world size. Out: for each
+step all of the rank's micro-batches, with the count of their labels: the loss is normalised over the whole
+step (law 5), so that count must be known before the first backward.
+What always holds: a step's samples and masks depend on (manifest, seed, phase, lanes, global batch, step)
+only; a loader that starts at step s gives what one that ran there would, at no cost in s; every rank gets
+equally many micro-batches; a worker that dies ends in one RunFailed.
+
+Example:
+    with TrainLoader(folder="SHARDS", manifest=read_manifest("SHARDS"), seed=1, phase=0, lanes=64,
+                     global_batch=256, micro_batch=64, sequence_length=128, masking=MaskingConfig(),
+                     special=SpecialIds.of(vocabulary), workers=1, start_step=500) as loader:
+        for step in loader: ...
+"""
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from pipeline.batches.assembly import Assembly
+from pipeline.batches.handover import Chunks, Message, Ring, as_it_is, start_worker
+from pipeline.batches.masking import MaskingConfig, SpecialIds
+from pipeline.batches.microbatch import Buckets, MicroBatch, unpack
+from pipeline.batches.order import OrderPlan, Share
+from pipeline.corpus.shards import Manifest, Split
+from pipeline.errors import InputError, RunFailed
+
+# Positions travel as int16.
+LONGEST_SEQUENCE = 32_767
+_NO_WORK = np.zeros(0, np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBatches:
+    """One step's work of one rank.
+
+    masked: labels that count, over all micro-batches of this rank
+    wait_seconds: how long the trainer waited for them
+    """
+
+    step: int
+    micro_batches: tuple[MicroBatch, ...]
+    masked: int
+    wait_seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of this rank's sequences."""
+        return sum(micro_batch.tokens for micro_batch in self.micro_batches)
+
+
+def order_plan(
+    manifest: Manifest,
+    *,
+    seed: int,
+    phase: int,
+    lanes: int,
+    global_batch: int,
+    sequence_length: int,
+    split: Split = "train",
+) -> OrderPlan:
+    """The order of a phase over a manifest's pairs.
+
+    Raises InputError where the shards hold too few pairs, or pairs longer than `sequence_length`.
+    """
+    if manifest.max_seq_length > sequence_length:
+        raise InputError(
+            f"the shards hold pairs of up to {manifest.max_seq_length} tokens, the phase's sequence_length is "
+            f"{sequence_length}; raise it, or shard with --max-seq-length {sequence_length}"
+        )
+    if sequence_length > LONGEST_SEQUENCE:
+        raise InputError(f"sequence_length is {sequence_length}; the most is {LONGEST_SEQUENCE}")
+    pairs = [count for shard in manifest.of_split(split) for count in shard.block_pairs]
+    return OrderPlan(block_pairs=pairs, seed=seed, phase=phase, lanes=lanes, global_batch=global_batch)
+
+
+class TrainLoader:
+    """A rank's steps from `start_step` on, in order; iterate over it once.
+
+    lanes, global_batch, micro_batch, sequence_length: as in the recipe
+    workers: processes that read and mask; 0 does it in the trainer. `share.readers` is how many there are:
+        the most, up to `workers`, that divide both the rank's lanes and its micro-batches
+    prefetch: micro-batches that a worker prepares ahead; at least a whole step's are
+    stop_step: the first step that is not made (None: without end)
+
+    Raises InputError where the numbers don't fit the manifest or one another (before any worker starts).
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        manifest: Manifest,
+        seed: int,
+        phase: int,
+        lanes: int,
+        global_batch: int,
+        micro_batch: int,
+        sequence_length: int,
+        masking: MaskingConfig,
+        special: SpecialIds,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        prefetch: int = 8,
+        start_step: int = 0,
+        stop_step: int | None = None,
+        buckets: Buckets = Buckets(),
+    ) -> None:
+        self.plan = order_plan(
+            manifest,
+            seed=seed,
+            phase=phase,
+            lanes=lanes,
+            global_batch=global_batch,
+            sequence_length=sequence_length,
+        )
+        self.share = Share(
+            plan=self.plan, rank=rank, world_size=world_size, micro_batch=micro_batch, workers=workers
+        )
+        self._assembly = Assembly(
+            folder=folder,
+            shards=manifest.of_split("train"),
+            share=self.share,
+            masking=masking,
+            special=special,
+            sequence_length=sequence_length,
+            buckets=buckets,
+            start_step=start_step,
+            stop_step=stop_step,
+        )
+        self._workers = workers
+        self._prefetch = prefetch
+        self._running: Iterator[Any] | None = None
+
+    def __enter__(self) -> "TrainLoader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        running, self._running = self._running, None
+        if running is not None and self._workers:
+            running._shutdown_workers()  # type: ignore[attr-defined]  # what its __del__ calls, but now
+
+    @property
+    def worker_processes(self) -> list[int]:
+        """The process ids of the running workers."""
+        running: Any = self._running
+        return [process.pid for process in running._workers] if running is not None and self._workers else []
+
+    def __iter__(self) -> Iterator[StepBatches]:
+        chunks = self._from_workers() if self._workers else self._assembly.chunks(reader=0)
+        self._running = self._running or chunks
+        readers, step = self.share.readers, self._assembly.start_step
+        while step != self._assembly.stop_step:
+            began = time.perf_counter()
+            by_reader: list[list[MicroBatch]] = [[] for _ in range(readers)]
+            for number in range(self._assembly.chunks_a_step * readers):
+                by_reader[number % readers] += unpack(next(chunks))
+            # Worker w made micro-batches w, w + readers, …
+            micro_batches = tuple(batch for together in zip(*by_reader, strict=True) for batch in together)
+            yield StepBatches(
+                step=step,
+                micro_batches=micro_batches,
+                masked=sum(batch.masked for batch in micro_batches),
+                wait_seconds=time.perf_counter() - began,
+            )
+            step += 1
+
+    def _from_workers(self) -> Iterator[NDArray[np.uint8]]:
+        # Not fork, though it starts in 20 ms against 950 ms: the trainer holds threads of gloo, NCCL, CUDA and
+        # the object store's client, whose locks a fork copies in whatever state they are. The fork server
+        # imports once, in a process without threads, and forks its workers from there (40 ms each).
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["pipeline.batches.loader", "webdataset.tariterators"])
+        readers = self.share.readers
+        # The step's last chunk is handed over with the whole step, so the next step's are to be ready then.
+        ahead = max(-(-self._prefetch // self._assembly.micro_batches_a_chunk), self._assembly.chunks_a_step + 1)
+        # The DataLoader asks a worker for chunk i + ahead before it hands over chunk i, hence one slot more,
+        # and one to spare.
+        rings = [Ring(ahead + 2, self._assembly.largest_chunk, context) for _ in range(readers)]
+        loader: DataLoader[Message] = DataLoader(
+            Chunks(self._assembly, rings),
+            batch_size=None,
+            collate_fn=as_it_is,
+            num_workers=readers,
+            prefetch_factor=ahead,
+            worker_init_fn=start_worker,
+            multiprocessing_context=context,
+            # Without one of its own the DataLoader draws from the trainer's, and dropout would change.
+            generator=torch.Generator(),
+        )
+        messages = self._running = iter(loader)
+        turn = 0
+        while True:
+            message = self._next(messages)
+            if isinstance(message, str):
+                self.close()
+                raise RunFailed(message)
+            yield rings[turn % readers].get(*message)
+            turn += 1
+
+    def _next(self, messages: Iterator[Message]) -> Message:
+        try:
+            return next(messages)
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error):
+                raise
+            self.close()
+            raise RunFailed(
+                f"a loader worker was killed ({_first_line(error)}), by hand or for want of memory; "
+                "run the same command again: it continues from the last checkpoint"
+            ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,204 @@
+"""The command line: one thin command a stage.
+
+In: arguments. Out: a stage's `run`, its result printed, an exit code: 0 done, 2 bad input, 1 failed,
+128 + n stopped by signal n. What always holds: nothing heavy is imported before a command runs, so
+`bertpipe --help` answers at once; a user's error is one line on standard error, without a traceback.
+
+Example:
+    bertpipe shard corpus/*.txt --vocab VOCAB -o SHARDS
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import __version__
+from pipeline.errors import BertpipeError, InputError
+
+_CORPUS_HELP = "Files, folders, globs or URIs of .txt[.gz] and .parquet."
+
+
+class _Group(click.Group):
+    """Turns bertpipe's errors into one line and an exit code; lists commands in the road's order."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BertpipeError as error:
+            # Every rank finds the same fault in the input; one of them says so.
+            if str(error) and not (isinstance(error, InputError) and os.environ.get("RANK", "0") != "0"):
+                click.echo(f"bertpipe: {error}", err=True)
+            sys.stderr.flush()
+            context.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("bertpipe: interrupted; run the same command again to continue", err=True)
+            context.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="bertpipe")
+def main() -> None:
+    """Your own text to your own BERT.
+
+    The road: vocab → shard → inspect → pretrain → evaluate → convert. `bertpipe demo` walks it in minutes.
+    """
+
+
+def _corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that reads a corpus."""
+    for option in reversed(
+        (
+            click.argument("corpus", nargs=-1, required=True),
+            click.option(
+                "--sentences",
+                type=click.Choice(["paragraphs", "lines"]),
+                default="paragraphs",
+                show_default=True,
+                help="What a line of text holds: a paragraph to be segmented, or one sentence.",
+            ),
+            click.option(
+                "--text-column",
+                default="text",
+                show_default=True,
+                help="The Parquet column that holds the text.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_corpus_options
+@click.option("-o", "--output", required=True, help="The vocabulary folder to make.")
+@click.option("--size", default=30522, show_default=True, help="Tokens, special ones included.")
+@click.option("--cased/--uncased", default=False, show_default=True, help="Keep case and accents.")
+@click.option(
+    "--min-frequency", default=2, show_default=True, help="How often a pair must occur to be merged."
+)
+@click.option(
+    "--unused", default=99, show_default=True, help="[unusedN] slots; 99 gives Google's special ids."
+)
+@click.option("--max-bytes", type=int, help="Train on about so many bytes of text, an even sample.")
+@click.option("--limit-alphabet", default=1000, show_default=True, help="Keep the most frequent characters.")
+def vocab(corpus: tuple[str, ...], sentences: Any, text_column: str, output: str, **settings: Any) -> None:
+    """Train a WordPiece vocabulary on CORPUS: vocab.txt and tokenizer.json."""
+    from pipeline.corpus.readers import ReadOptions
+    from pipeline.corpus.vocab import VocabConfig, run
+
+    read = ReadOptions(sentences=sentences, text_column=text_column)
+    vocabulary = run(VocabConfig(corpus=corpus, output=output, read=read, **settings))
+    click.echo(f"{output}: {vocabulary.size} tokens, {'cased' if vocabulary.cased else 'uncased'}")
+
+
+@main.command()
+@_corpus_options
+@click.option("-o", "--output", required=True, help="The shard folder to make.")
+@click.option("--vocab", help="The vocabulary folder; without it one is trained into OUTPUT/vocab.")
+@click.option(
+    "--vocab-size", default=30522, show_default=True, help="Of the vocabulary trained without --vocab."
+)
+@click.option("--cased/--uncased", default=None, help="Of that vocabulary, or of a --vocab that doesn't say.")
+@click.option("--language", default="en", show_default=True, help="Whose rules end a sentence (ISO 639-1).")
+@click.option(
+    "--max-seq-length", default=128, show_default=True, help="Tokens of a pair, special ones included."
+)
+@click.option(
+    "--short-seq-prob", default=0.1, show_default=True, help="Share of documents with short targets."
+)
+@click.option("--shards", type=int, help="Training tars to write (default: by the corpus's size).")
+@click.option("--workers", type=int, help="Processes (default: one a core); changes no byte.")
+@click.option("--validation-fraction", default=0.01, show_default=True, help="Share of documents held out.")
+@click.option("--seed", default=1, show_default=True)
+def shard(corpus: tuple[str, ...], sentences: Any, text_column: str, output: str, **settings: Any) -> None:
+    """Turn CORPUS into sentence-pair WebDataset tars and manifest.json."""
+    from pipeline.corpus.readers import ReadOptions
+    from pipeline.corpus.sharding import ShardConfig, run
+
+    read = ReadOptions(sentences=sentences, text_column=text_column)
+    run(ShardConfig(corpus=corpus, output=output, read=read, **settings))
+
+
+@main.command()
+@click.argument("shards")
+@click.option("--pairs", default=4, show_default=True, help="Decoded pairs to show.")
+@click.option("--vocab", help="The vocabulary to decode with (default: SHARDS/vocab).")
+@click.option("--verify", is_flag=True, help="Read every block; check hashes, ids, lengths and labels.")
+@click.option("--json", "as_json", is_flag=True, help="For a machine.")
+def inspect(shards: str, pairs: int, vocab: str | None, verify: bool, as_json: bool) -> None:
+    """Show what a shard folder holds."""
+    from pipeline.corpus.inspection import InspectConfig, run
+
+    run(InspectConfig(folder=shards, pairs=pairs, vocab=vocab, verify=verify, json=as_json))
+
+
+@main.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--ranks", type=int, help="Processes to start here (default: one a GPU, else 1).")
+def pretrain(recipe: str, overrides: tuple[str, ...], ranks: int | None) -> None:
+    """Train, or resume, the run that RECIPE describes; KEY=VALUE overrides by dotted key.
+
+    Under torchrun, deepspeed or srun it joins the ranks that they started.
+    """
+    from pipeline.training.pretrain import run
+
+    run(recipe, overrides, ranks)
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--shards", required=True, help="The shard folder whose held-out pairs are looked at.")
+@click.option("--sequences", type=int, help="How many held-out pairs (default: all).")
+@click.option("--trust-checkpoint", is_flag=True, help="Load a checkpoint that another user owns.")
+@click.option("--json", "as_json", is_flag=True, help="For a machine.")
+def evaluate(
+    checkpoint: Path, shards: str, sequences: int | None, trust_checkpoint: bool, as_json: bool
+) -> None:
+    """Held-out MLM and NSP loss and accuracy of CHECKPOINT, beside the unigram baseline."""
+    from pipeline.training.evaluate import EvaluateConfig, describe, run
+
+    result = run(
+        EvaluateConfig(checkpoint=checkpoint, shards=shards, sequences=sequences, trusted=trust_checkpoint)
+    )
+    click.echo(json.dumps(result, indent=1) if as_json else describe(result))
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The model folder to make."
+)
+@click.option("--trust-checkpoint", is_flag=True, help="Load a checkpoint that another user owns.")
+def convert(checkpoint: Path, output: Path, trust_checkpoint: bool) -> None:
+    """CHECKPOINT to a Hugging Face model folder, proved by logits."""
+    from pipeline.release.convert import ConvertConfig, run
+
+    proof = run(ConvertConfig(checkpoint=checkpoint, output=output, trusted=trust_checkpoint))
+    click.echo(
+        f"{output}: {proof.parameters:,} parameters; transformers' logits differ from the engine's by at "
+        f"most {proof.largest_difference:.1e}"
+    )
+
+
+@main.command()
+@click.option("-o", "--output", default="demo", show_default=True, type=click.Path(path_type=Path))
+@click.option("--corpus", multiple=True, help=f"{_CORPUS_HELP} Default: the English that comes with Python.")
+@click.option("--steps", type=int, help="Training steps (default: about two minutes on two cores).")
+def demo(output: Path, corpus: tuple[str, ...], steps: int | None) -> None:
+    """The whole road on real text in minutes, with nothing but the installed package."""
+    from pipeline.demo import DemoConfig, run
+
+    run(DemoConfig(output=output, corpus=corpus, steps=steps))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Raw text → vocabulary and shards."""

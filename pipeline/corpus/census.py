@@ -1,0 +1,124 @@
+"""The census: spills → how many distinct documents there are, and which partition each belongs to.
+
+In: runs of all splits, and the settings that count. Out: the held-out documents' rule, and the partitions.
+What always holds: memory is bounded by a range of hashes, not by the corpus; a document's side and partition
+follow from its hash, so no document is on both sides; each side has two documents or none.
+
+Example:
+    census = take_census(folder, runs, validation_fraction=0.01, seed=1)
+    partitions = plan_partitions(census, asked=8)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import counter_random
+from pipeline.corpus.shards import Split
+from pipeline.corpus.spills import U64, Run, firsts, hash_ranges, read_hashes
+
+# A random-next segment wants a choice of documents: a shard's labels would else give away the few it has.
+LEAST_DOCUMENTS = 64
+# At most this share of a small corpus is held out to come up to that number.
+_LARGEST_TOP_UP = 0.1
+_RANGE_DOCUMENTS = 1 << 20  # 16 MB of hashes at once
+_HELD_OUT = 0x48454C44  # tells this use of the seed from others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """Which documents are held out: those whose draw is at most `threshold`; none where that is None."""
+
+    seed: int
+    threshold: int | None
+
+    def holds(self, split: Split, high: U64) -> NDArray[np.bool_]:
+        """Which of the documents (upper halves of their hashes) are of that side."""
+        if self.threshold is None:
+            return np.full(len(high), split == "train")
+        held_out = _draws(self.seed, high) <= np.uint64(self.threshold)
+        return held_out if split == "validation" else ~held_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Census:
+    """What the spills hold: distinct documents, those among them held out, and repetitions dropped."""
+
+    documents: int
+    held_out: int
+    duplicates: int
+    sides: Sides
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionPlan:
+    """One shard to be: a range of hashes of one side."""
+
+    split: Split
+    index: int
+    hashes: tuple[int, int]
+    sides: Sides
+
+    @property
+    def name(self) -> str:
+        """The shard's file."""
+        return f"{self.split}-{self.index:05d}.tar"
+
+
+def _draws(seed: int, high: U64) -> U64:
+    return counter_random.draw(counter_random.key(seed, _HELD_OUT), high)
+
+
+def held_out_count(documents: int, fraction: float) -> int:
+    """How many of so many documents are to be held out.
+
+    The fraction asked for, or what negatives need (64 documents, up to a tenth of the corpus); 0 where
+    either side would be left with a single document.
+    """
+    if not fraction:
+        return 0
+    wanted = max(round(documents * fraction), min(LEAST_DOCUMENTS, int(documents * _LARGEST_TOP_UP)))
+    wanted = min(wanted, documents - 2)
+    return wanted if wanted >= 2 else 0
+
+
+def take_census(folder: str, runs: Sequence[Run], *, validation_fraction: float, seed: int) -> Census:
+    """Count distinct documents and find the threshold that holds the right number of them out."""
+    total = sum(run.documents for run in runs)
+    # Repetitions count here, so this is no less than the number that will be held out.
+    most = max(round(total * validation_fraction), LEAST_DOCUMENTS)
+    documents, lowest = 0, np.zeros(0, np.uint64)
+    for wanted in hash_ranges(1 + total // _RANGE_DOCUMENTS):
+        high, low = read_hashes(folder, runs, wanted)
+        distinct = high[firsts(high, low)]
+        documents += len(distinct)
+        lowest = np.sort(np.concatenate([lowest, _draws(seed, distinct)]))[:most]
+    held_out = held_out_count(documents, validation_fraction)
+    threshold = int(lowest[held_out - 1]) if held_out else None
+    return Census(
+        documents=documents,
+        held_out=held_out,
+        duplicates=total - documents,
+        sides=Sides(seed=seed, threshold=threshold),
+    )
+
+
+def plan_partitions(census: Census, *, asked: int) -> list[PartitionPlan]:
+    """The shards of both sides: as many as asked for, where each gets 64 documents, else fewer."""
+    training = census.documents - census.held_out
+    shards = max(1, min(asked, training // LEAST_DOCUMENTS))
+    plans = _partitions("train", shards, census.sides)
+    if census.held_out:
+        in_proportion = round(shards * census.held_out / training)
+        shards = max(1, min(in_proportion, census.held_out // LEAST_DOCUMENTS))
+        plans += _partitions("validation", shards, census.sides)
+    return plans
+
+
+def _partitions(split: Split, count: int, sides: Sides) -> list[PartitionPlan]:
+    return [
+        PartitionPlan(split=split, index=index, hashes=hashes, sides=sides)
+        for index, hashes in enumerate(hash_ranges(count))
+    ]

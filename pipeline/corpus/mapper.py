@@ -1,0 +1,131 @@
+"""Map: one split of the corpus → its spill (read, hash, segment, tokenise, sort by hash).
+
+In: a split and a vocabulary. Out: runs of tokenised documents and a mark, `<stem>.json`, written last.
+What always holds: a spill with a mark is whole; memory is bounded by a run and the longest document; what is
+in a spill is a function of the split's content, the vocabulary and the options.
+
+Example:
+    spill = map_split(MapTask(split=split, read=ReadOptions(), language="en", vocabulary="SHARDS/vocab",
+                              vocabulary_hash=hash, folder="SHARDS/.work", stem="spill-0"))
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.corpus.documents import Fingerprint
+from pipeline.corpus.readers import ReadOptions, read_documents
+from pipeline.corpus.sentences import segment
+from pipeline.corpus.spills import Run, SpillWriter, Tokenised
+from pipeline.corpus.splits import Split
+from pipeline.corpus.tokens import encode_sentences
+from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
+
+# Characters tokenised in one call: enough that the call costs nothing, few enough for its 50 MB of results.
+_BATCH_CHARACTERS = 1 << 19
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapTask:
+    """What a worker needs to map one split."""
+
+    split: Split
+    read: ReadOptions
+    language: str
+    vocabulary: str
+    vocabulary_hash: str
+    folder: str
+    stem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spill:
+    """What came of one split: its runs, and counts of documents (with text; without a token)."""
+
+    stem: str
+    runs: tuple[Run, ...]
+    fingerprint: Fingerprint
+    empty: int
+
+
+@dataclass(frozen=True)
+class _Pending:
+    hashes: list[tuple[int, int]]
+    sentence_counts: list[int]
+    sentences: list[str]
+
+
+def map_split(task: MapTask) -> Spill:
+    """Write the split's spill. Raises InputError where the split can't be read."""
+    vocabulary = _vocabulary(task.vocabulary, task.vocabulary_hash)
+    writer = SpillWriter(task.folder, task.stem)
+    fingerprint, rows = Fingerprint(), 0
+    kept = 0
+    for pending in _batches(task, fingerprint):
+        rows += len(pending.hashes)
+        batch = _tokenise(pending, vocabulary)
+        kept += len(batch.high)
+        writer.add(batch)
+    spill = Spill(stem=task.stem, runs=writer.finish(), fingerprint=fingerprint, empty=rows - kept)
+    storage.write_json(os.path.join(task.folder, f"{task.stem}.json"), asdict(spill))
+    return spill
+
+
+def read_spill(folder: str, stem: str) -> Spill | None:
+    """The finished spill of that name; None where there is none or a run of it is not whole."""
+    path = os.path.join(folder, f"{stem}.json")
+    if not os.path.exists(path):
+        return None
+    mark = storage.read_json(path)
+    runs = tuple(Run(**run) for run in mark["runs"])
+    for run in runs:
+        file = os.path.join(folder, run.name)
+        if not os.path.exists(file) or os.path.getsize(file) != run.bytes:
+            return None
+    return Spill(stem=stem, runs=runs, fingerprint=Fingerprint(**mark["fingerprint"]), empty=mark["empty"])
+
+
+@lru_cache(maxsize=1)
+def _vocabulary(folder: str, vocabulary_hash: str) -> Vocabulary:
+    # Once a process; the hash stands in the key for processes that see several vocabularies in one folder.
+    vocabulary = load_vocabulary(folder)
+    if vocabulary.hash != vocabulary_hash:
+        raise ValueError(f"{folder} changed while shards were made of it")
+    return vocabulary
+
+
+def _batches(task: MapTask, fingerprint: Fingerprint) -> Iterator[_Pending]:
+    pending, characters = _Pending([], [], []), 0
+    for document in read_documents(task.split, task.read):
+        sentences = document.sentences
+        if sentences is None:
+            sentences = tuple(segment(document.text, task.language))
+        pending.hashes.append(fingerprint.add(document.text) if document.text else (0, 0))
+        pending.sentence_counts.append(len(sentences))
+        pending.sentences.extend(sentences)
+        characters += len(document.text)
+        if characters >= _BATCH_CHARACTERS:
+            yield pending
+            pending, characters = _Pending([], [], []), 0
+    if pending.hashes:
+        yield pending
+
+
+def _tokenise(pending: _Pending, vocabulary: Vocabulary) -> Tokenised:
+    """The documents' tokens, without sentences that have none and documents that have no sentence left."""
+    tokens, lengths = encode_sentences(vocabulary, pending.sentences)
+    documents = len(pending.hashes)
+    owner = np.repeat(np.arange(documents), pending.sentence_counts)
+    counts = np.bincount(owner[lengths > 0], minlength=documents)
+    hashes = np.array(pending.hashes, dtype=np.uint64).reshape(documents, 2)[counts > 0]
+    return Tokenised(
+        high=hashes[:, 0],
+        low=hashes[:, 1],
+        sentence_counts=counts[counts > 0].astype(np.int64),
+        sentence_lengths=lengths[lengths > 0].astype(np.uint32),
+        tokens=tokens.astype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32),
+    )

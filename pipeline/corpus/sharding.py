@@ -1,0 +1,334 @@
+"""The stage `bertpipe shard`: corpus → sentence-pair shards, by map, shuffle and reduce.
+
+In: text files and a vocabulary (without one, it is trained on the same corpus first). Out: a folder with
+`train-*.tar`, `validation-*.tar`, `vocab/` and `manifest.json`.
+What always holds: the tars' bytes are a function of the corpus's content, the vocabulary, the settings and
+the libraries' versions, not of workers, files' names and order, or restarts; whatever kills the command, the
+same command continues; a folder made otherwise is refused and not touched; memory is bounded by a partition.
+
+The road: *map* each split to a spill (`mapper`), count the distinct documents (`census`), which cuts the
+hashes into partitions, and *reduce* each partition to a shard (`reducer`).
+
+Example:
+    manifest = run(ShardConfig(corpus=("corpus/",), output="SHARDS", vocab="VOCAB", workers=4))
+"""
+
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline import storage
+from pipeline.corpus import census, sources, tally, vocab
+from pipeline.corpus.executor import open_executor, run_tasks
+from pipeline.corpus.mapper import MapTask, Spill, map_split, read_spill
+from pipeline.corpus.pairs import PairOptions
+from pipeline.corpus.readers import ReadOptions
+from pipeline.corpus.reducer import Reduced, ReduceTask, read_reduced, reduce_partition
+from pipeline.corpus.sentences import check_language
+from pipeline.corpus.shards import SPLITS, Manifest, read_manifest, write_manifest
+from pipeline.corpus.splits import Split, find_splits
+from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
+from pipeline.corpus.work_folder import WorkFolder, is_finished, remove_leftovers
+from pipeline.errors import InputError
+from pipeline.lineage import difference, hash_json, library_versions
+from pipeline.processes import available_cores
+from pipeline.progress import Progress, say
+
+VOCABULARY_FOLDER = "vocab"
+_PLAN = "plan.json"
+# About 35,000 pairs of 128 tokens: a reduce task of a second or two, in 100 MB.
+_SHARD_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """What shards to make, of which text."""
+
+    corpus: tuple[str, ...]
+    """Files, folders, globs or URIs."""
+
+    output: str
+    """The folder to write; new, empty, or one that this command began."""
+
+    vocab: str | None = None
+    """The vocabulary's folder; None: train one on the same corpus into `output/vocab`."""
+
+    vocab_size: int = 30522
+    """Tokens of the vocabulary to be trained; not used where one is given."""
+
+    cased: bool | None = None
+    """Whether upper case and accents count; None: as the vocabulary says, uncased where it doesn't."""
+
+    max_seq_length: int = 128
+    """Tokens of the longest sequence, its three special tokens included."""
+
+    short_seq_prob: float = 0.1
+    """Share of documents cut into shorter sequences, of uniformly drawn target length."""
+
+    shards: int | None = None
+    """Training shards wanted; None: one for each 16 MB of text. Fewer where one would have under 64
+    documents."""
+
+    workers: int | None = None
+    """Processes; None: one a core. Decides no byte."""
+
+    validation_fraction: float = 0.01
+    """Share of documents held out; at least 64 of them where that is no more than a tenth. 0: none."""
+
+    seed: int = 0
+    """Of all that is drawn."""
+
+    language: str = "en"
+    """Whose rules end a sentence (ISO 639-1), where sentences are not given line by line."""
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    """How the corpus's files are to be understood."""
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.max_seq_length <= 65535:
+            raise InputError(f"max_seq_length is {self.max_seq_length} tokens; it must be 8 to 65535")
+        if not 0 <= self.short_seq_prob <= 1:
+            raise InputError(f"short_seq_prob is {self.short_seq_prob}; it must be 0 to 1")
+        if not 0 <= self.validation_fraction <= 0.5:
+            raise InputError(f"validation_fraction is {self.validation_fraction}; it must be 0 to 0.5")
+        for name in ("shards", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; it must be 1 or more")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; it must be 0 or more")
+        if storage.is_uri(self.output):
+            raise InputError(
+                f"{self.output}: shards are written to a local folder; copy them there afterwards"
+            )
+        check_language(self.language)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the shards beside the corpus's and the vocabulary's content."""
+        apart = ("corpus", "output", "vocab", "vocab_size", "cased", "workers", "read")
+        chosen = {name: value for name, value in asdict(self).items() if name not in apart}
+        trained = {"size": self.vocab_size, "cased": bool(self.cased)} if self.vocab is None else None
+        return chosen | asdict(self.read) | {"trained_vocabulary": trained}
+
+
+def run(config: ShardConfig) -> Manifest:
+    """Make the shards, or continue making them; finished ones from equal input are returned as they are.
+
+    Raises InputError where the corpus or vocabulary is missing, unreadable or too small, or the folder holds
+    something else (then nothing is touched, or the folder is left as it was found); RunFailed where the
+    machine failed (then the same command continues).
+    """
+    given = load_vocabulary(config.vocab, config.cased) if config.vocab is not None else None
+    splits = find_splits(config.corpus)
+    sources.refuse_overlap(config.corpus, config.output)
+    source = sources.describe(splits)
+    if is_finished(config.output):
+        return _finished(config, given, source)
+    began = time.monotonic()
+    with WorkFolder(config.output) as work:
+        if is_finished(config.output):  # by another command, while this one was looking at the corpus
+            return _finished(config, given, source)
+        _check_plan(work.path, config, given)
+        vocabulary = _vocabulary(config, work.path, given)
+        spills = _map(config, work.path, vocabulary, splits)
+        plans = _census(config, work.path, spills)
+        reduced = _reduce(config, work.path, vocabulary, spills, plans)
+        manifest = _manifest(config, vocabulary, spills, reduced, source)
+        _remove_strays(config.output, manifest)
+        write_manifest(config.output, manifest)
+        work.finish()
+    for line in tally.summary(manifest, seconds=time.monotonic() - began):
+        say(line)
+    return manifest
+
+
+def _finished(config: ShardConfig, given: Vocabulary | None, source: dict[str, Any]) -> Manifest:
+    """The manifest of finished shards, where this command would make the same."""
+    manifest = read_manifest(config.output)
+    differences = difference(config.settings, manifest.settings)
+    if given is not None:
+        differences += difference({"vocabulary": _identity(given)}, {"vocabulary": manifest.vocabulary})
+    theirs = {name: manifest.corpus.get(name) for name in source}
+    differences += difference({"corpus": source}, {"corpus": theirs})
+    if differences:
+        raise InputError(
+            f"{config.output} holds shards made otherwise ({'; '.join(differences)}); name another folder, "
+            "or delete this one"
+        )
+    remove_leftovers(config.output)
+    say(f"{config.output} holds these shards already: {tally.headline(manifest)}")
+    return manifest
+
+
+def _check_plan(work: str, config: ShardConfig, given: Vocabulary | None) -> None:
+    """Write down what is being made, or refuse to continue something else."""
+    path = os.path.join(work, _PLAN)
+    plan = {
+        "settings": config.settings,
+        "vocabulary": None if given is None else _identity(given),
+        "versions": library_versions(),
+    }
+    if not os.path.exists(path):
+        storage.write_json(path, plan)
+    elif differences := difference(plan, storage.read_json(path)):
+        raise InputError(
+            f"{config.output} holds unfinished shards made otherwise ({'; '.join(differences)}); finish them "
+            "with their own command, name another folder, or delete this one"
+        )
+
+
+def _identity(vocabulary: Vocabulary) -> dict[str, Any]:
+    return {"hash": vocabulary.hash, "size": vocabulary.size, "cased": vocabulary.cased}
+
+
+def _vocabulary(config: ShardConfig, work: str, given: Vocabulary | None) -> Vocabulary:
+    """The vocabulary as it stands in the shard folder, copied or trained there."""
+    folder = os.path.join(config.output, VOCABULARY_FOLDER)
+    mark = os.path.join(work, "vocabulary.json")
+    if os.path.exists(mark):
+        return load_vocabulary(folder)
+    if given is not None:
+        save_vocabulary(given, folder)
+        vocabulary = given
+    else:
+        say(f"training a vocabulary of {config.vocab_size:,} tokens")
+        vocabulary = vocab.run(
+            vocab.VocabConfig(
+                corpus=config.corpus,
+                output=folder,
+                size=config.vocab_size,
+                cased=bool(config.cased),
+                read=config.read,
+            )
+        )
+    storage.write_json(mark, _identity(vocabulary))
+    return vocabulary
+
+
+def _map(config: ShardConfig, work: str, vocabulary: Vocabulary, splits: list[Split]) -> list[Spill]:
+    """The spills of all splits, sorted by name; only those not yet there are made."""
+    tasks = [
+        MapTask(
+            split=split,
+            read=config.read,
+            language=config.language,
+            vocabulary=os.path.join(config.output, VOCABULARY_FOLDER),
+            vocabulary_hash=vocabulary.hash,
+            folder=work,
+            stem=stem,
+        )
+        for stem, split in sources.stems(splits)
+    ]
+    found = {task.stem: read_spill(work, task.stem) for task in tasks}
+    spills = [spill for spill in found.values() if spill is not None]
+    left = [task for task in tasks if found[task.stem] is None]
+    workers = _workers(config, len(left))
+    if spills:
+        say(f"continuing: {len(spills)} of {len(tasks)} splits are tokenised already")
+    began, documents, size = time.monotonic(), 0, 0
+    with (
+        Progress("tokenising", total=len(left), unit="splits") as progress,
+        open_executor(workers) as executor,
+    ):
+        for spill in run_tasks(executor, map_split, left, workers=workers):
+            spills.append(spill)
+            documents += spill.fingerprint.documents
+            size += spill.fingerprint.bytes
+            rate = size / 1e6 / (time.monotonic() - began)
+            progress.advance(note=f"{documents:,} documents, {rate:.2f} MB/s")
+    return sorted(spills, key=lambda spill: spill.stem)
+
+
+def _census(config: ShardConfig, work: str, spills: list[Spill]) -> list[census.PartitionPlan]:
+    """The partitions; refuses a corpus of fewer than two documents."""
+    runs = [run for spill in spills for run in spill.runs]
+    counted = census.take_census(work, runs, validation_fraction=config.validation_fraction, seed=config.seed)
+    if counted.documents < 2:
+        empty = sum(spill.empty for spill in spills)
+        raise InputError(
+            f"the corpus holds {counted.documents} distinct documents with text ({counted.duplicates} "
+            f"repetitions and {empty} empty ones dropped); give two or more, with a blank line between "
+            "documents, since a random next segment comes from another document"
+        )
+    text_bytes = sum(spill.fingerprint.bytes for spill in spills)
+    asked = config.shards or max(1, round(text_bytes / _SHARD_BYTES))
+    plans = census.plan_partitions(counted, asked=asked)
+    training = sum(plan.split == "train" for plan in plans)
+    if config.shards is not None and training < config.shards:
+        say(
+            f"{config.shards} shards asked for, {training} made: each needs {census.LEAST_DOCUMENTS} "
+            f"documents of the {counted.documents - counted.held_out:,} to train on"
+        )
+    if config.validation_fraction and not counted.held_out:
+        say(f"no validation shard: {counted.documents} documents are too few to hold two out")
+    return plans
+
+
+def _reduce(
+    config: ShardConfig,
+    work: str,
+    vocabulary: Vocabulary,
+    spills: list[Spill],
+    plans: list[census.PartitionPlan],
+) -> list[Reduced]:
+    """All shards in the order of `plans`; only those not yet there are made."""
+    made_from = [config.settings, vocabulary.hash, [spill.stem for spill in spills], len(plans)]
+    tasks = [
+        ReduceTask(
+            output=config.output,
+            work=work,
+            runs=tuple(run for spill in spills for run in spill.runs),
+            plan=plan,
+            options=PairOptions(
+                max_seq_length=config.max_seq_length, short_seq_prob=config.short_seq_prob, seed=config.seed
+            ),
+            made_from=hash_json(made_from),
+        )
+        for plan in plans
+    ]
+    found = {task.plan.name: read_reduced(task) for task in tasks}
+    done = {name: reduced for name, reduced in found.items() if reduced is not None}
+    left = [task for task in tasks if task.plan.name not in done]
+    workers = _workers(config, len(left))
+    pairs = 0
+    with (
+        Progress("pairing", total=len(left), unit="shards") as progress,
+        open_executor(workers) as executor,
+    ):
+        for reduced in run_tasks(executor, reduce_partition, left, workers=workers):
+            done[reduced.shard.name] = reduced
+            pairs += reduced.shard.pairs
+            progress.advance(note=f"{pairs:,} pairs")
+    return [done[plan.name] for plan in plans]
+
+
+def _workers(config: ShardConfig, tasks: int) -> int:
+    return max(1, min(config.workers or available_cores(), tasks))
+
+
+def _manifest(
+    config: ShardConfig,
+    vocabulary: Vocabulary,
+    spills: list[Spill],
+    reduced: list[Reduced],
+    source: dict[str, Any],
+) -> Manifest:
+    corpus, counts = tally.tally(spills, reduced)
+    return Manifest(
+        settings=config.settings,
+        vocabulary=_identity(vocabulary),
+        corpus=corpus | source,
+        counts=counts,
+        versions=library_versions(),
+        shards=tuple(each.shard for each in reduced),
+    )
+
+
+def _remove_strays(output: str, manifest: Manifest) -> None:
+    """Remove tars of an earlier attempt whose corpus, and so whose number of shards, was another."""
+    names = {shard.name for shard in manifest.shards}
+    for name in os.listdir(output):
+        if name.startswith(SPLITS) and name.endswith(".tar") and name not in names:
+            storage.remove(os.path.join(output, name))

@@ -1,0 +1,292 @@
+"""The shard format: WebDataset tars whose samples are Arrow blocks of sentence pairs, and their manifest.
+
+In: tables of pairs. Out: `train-00000.tar …`, `validation-00000.tar …` and `manifest.json`, and back again.
+A tar holds members `<shard>-<block>.arrow`, each one Arrow IPC file of up to 1,024 pairs: a member a pair
+would take 8–16 times the bytes and read 80–290 times slower (benchmarks/LOG.md).
+What always holds: equal pairs give equal bytes (fixed member times, owners and order); every block has its
+offset, count and hash in the manifest, so that a loader plans and checks without opening a tar.
+
+Columns of a block: `tokens` list<uint16 | uint32> (segment A then B, no special tokens added), `a_length`
+uint16 | uint32, `random_next` bool (BERT's label 1), `document_a`, `document_b` uint64 (content hashes).
+
+Example:
+    block = read_block("SHARDS", read_manifest("SHARDS").of_split("train")[0], 0)
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.errors import InputError, RunFailed
+from pipeline.lineage import hash_bytes, hash_json
+
+FORMAT_VERSION = 1
+BLOCK_PAIRS = 1024
+MANIFEST = "manifest.json"
+# A frozen clock and owner: equal content, equal bytes.
+_MEMBER_TIME = 0
+_TAR_RECORD = 512
+
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Up to 1,024 pairs, as flat columns.
+
+    tokens: uint16 or uint32, all pairs' segments A and B laid end to end
+    offsets: int64 (pairs + 1), where each pair's tokens start
+    a_lengths: tokens of segment A (uint16 or uint32)
+    random_next: bool, True where B comes from another document
+    document_a, document_b: uint64, hashes of the documents that A and B come from
+    """
+
+    tokens: NDArray[Any]
+    offsets: NDArray[np.int64]
+    a_lengths: NDArray[Any]
+    random_next: NDArray[np.bool_]
+    document_a: NDArray[np.uint64]
+    document_b: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.a_lengths)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each pair, special tokens not counted."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: slice) -> "Block":
+        """The pairs of `rows` (a slice without a step), copying nothing."""
+        start, stop, _ = rows.indices(len(self))
+        first, last = int(self.offsets[start]), int(self.offsets[stop])
+        return Block(
+            tokens=self.tokens[first:last],
+            offsets=self.offsets[start : stop + 1] - first,
+            a_lengths=self.a_lengths[start:stop],
+            random_next=self.random_next[start:stop],
+            document_a=self.document_a[start:stop],
+            document_b=self.document_b[start:stop],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """One tar as the manifest knows it; the `block_*` tuples have one entry a block.
+
+    block_offsets: byte at which the block's tar member begins
+    block_hashes: xxh3-128 of the block's bytes
+    """
+
+    name: str
+    split: Split
+    bytes: int
+    hash: str
+    pairs: int
+    tokens: int
+    random_next: int
+    block_offsets: tuple[int, ...]
+    block_pairs: tuple[int, ...]
+    block_hashes: tuple[str, ...]
+
+    def member(self, index: int) -> str:
+        """The name of block `index` inside the tar."""
+        return f"{self.name.removesuffix('.tar')}-{index:05d}.arrow"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a shard folder holds and what it was made from."""
+
+    settings: dict[str, Any]
+    vocabulary: dict[str, Any]
+    corpus: dict[str, Any]
+    counts: dict[str, Any]
+    versions: dict[str, str]
+    shards: tuple[ShardInfo, ...]
+    format_version: int = FORMAT_VERSION
+
+    def of_split(self, split: Split) -> tuple[ShardInfo, ...]:
+        """The tars of one side, in order."""
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+    def pairs(self, split: Split) -> int:
+        """How many pairs one side holds."""
+        return sum(shard.pairs for shard in self.of_split(split))
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens of the longest pair these shards may hold, its three special tokens included."""
+        return int(self.settings["max_seq_length"])
+
+    @property
+    def hash(self) -> str:
+        """The identity of the pairs: equal for equal tars, wherever they lie."""
+        return hash_json([self.vocabulary["hash"], [[shard.name, shard.hash] for shard in self.shards]])
+
+
+def read_manifest(folder: str) -> Manifest:
+    """The manifest of a shard folder.
+
+    Raises InputError where the folder is none, is unfinished, or was written by a newer bertpipe.
+    """
+    path = storage.join(folder, MANIFEST)
+    if not storage.exists(folder):
+        raise InputError(f"{folder} does not exist; make shards with: bertpipe shard CORPUS… -o {folder}")
+    if not storage.exists(path):
+        raise InputError(f"{folder} holds no {MANIFEST}; finish it by running its `bertpipe shard` again")
+    value = storage.read_json(path)
+    version = value.get("format_version") if isinstance(value, dict) else None
+    if not isinstance(version, int):
+        raise InputError(f"{path} is no manifest of bertpipe: it has no format_version")
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format {version}, this bertpipe reads up to {FORMAT_VERSION}; upgrade it"
+        )
+    try:
+        tuples = ("block_offsets", "block_pairs", "block_hashes")
+        shards = tuple(
+            ShardInfo(**(shard | {name: tuple(shard[name]) for name in tuples}))
+            for shard in value.pop("shards")
+        )
+        return Manifest(**value, shards=shards)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}); run `bertpipe shard` again into an empty folder"
+        ) from error
+
+
+def write_manifest(folder: str, manifest: Manifest) -> None:
+    """Write `manifest.json`: the mark that the folder is whole."""
+    storage.write_json(storage.join(folder, MANIFEST), asdict(manifest))
+
+
+def write_shard(folder: str, name: str, split: Split, pairs: Block) -> ShardInfo:
+    """Cut `pairs` into blocks and write them as the tar `folder/name`, whole or not at all.
+
+    Returns the tar's entry for the manifest. Raises RunFailed where the disk refuses.
+    """
+    from webdataset.writer import TarWriter
+
+    stem = name.removesuffix(".tar")
+    offsets: list[int] = []
+    counts: list[int] = []
+    hashes: list[str] = []
+    # A shard is a bounded part of the corpus, and its own hash is wanted: build it in memory, write once.
+    buffer, end = io.BytesIO(), 0
+    with TarWriter(buffer, encoder=False, mtime=_MEMBER_TIME, user="", group="") as tar:
+        for index, start in enumerate(range(0, len(pairs), BLOCK_PAIRS)):
+            block = pairs.take(slice(start, start + BLOCK_PAIRS))
+            data = _encode_block(block)
+            offsets.append(end)
+            # tarfile buffers what it writes, so the position is reckoned: a header, then whole records.
+            end += _TAR_RECORD * (1 + -(-len(data) // _TAR_RECORD))
+            counts.append(len(block))
+            hashes.append(hash_bytes(data))
+            tar.write({"__key__": f"{stem}-{index:05d}", "arrow": data})
+    data = buffer.getvalue()
+    storage.write_whole(storage.join(folder, name), lambda stream: _write(stream, data))
+    return ShardInfo(
+        name=name,
+        split=split,
+        bytes=len(data),
+        hash=hash_bytes(data),
+        pairs=len(pairs),
+        tokens=len(pairs.tokens),
+        random_next=int(pairs.random_next.sum()),
+        block_offsets=tuple(offsets),
+        block_pairs=tuple(counts),
+        block_hashes=tuple(hashes),
+    )
+
+
+def _write(stream: IO[bytes], data: bytes) -> None:
+    stream.write(data)
+
+
+def read_block(folder: str, shard: ShardInfo, index: int) -> Block:
+    """Block `index` of a tar, checked against the manifest's hash.
+
+    Raises RunFailed naming file and offset where the tar is missing, cut short or altered.
+    """
+    path = storage.join(folder, shard.name)
+    try:
+        with storage.open_read(path) as stream:
+            return read_block_from(stream, path, shard, index)
+    except OSError as error:
+        raise RunFailed(
+            f"cannot read {path}: {error.strerror or error}; restore it from its source"
+        ) from error
+
+
+def read_block_from(stream: IO[bytes], path: str, shard: ShardInfo, index: int) -> Block:
+    """Block `index` from an open tar; for readers that take several blocks of one tar."""
+    from webdataset.tariterators import tar_file_iterator
+
+    offset = shard.block_offsets[index]
+    where = f"{path} at byte {offset} (block {index})"
+    stream.seek(offset)
+    try:
+        member: dict[str, Any] | None = next(tar_file_iterator(stream), None)
+    except Exception as error:  # tarfile raises a dozen kinds; each means the same to a user
+        raise RunFailed(f"{where} is damaged: {error}; restore the file or shard again") from error
+    if member is None or member["fname"] != shard.member(index):
+        found = "nothing" if member is None else member["fname"]
+        raise RunFailed(
+            f"{where} holds {found}, expected {shard.member(index)}; restore the file or shard again"
+        )
+    if hash_bytes(member["data"]) != shard.block_hashes[index]:
+        raise RunFailed(f"{where} does not have the hash its manifest names; restore the file or shard again")
+    return _decode_block(member["data"])
+
+
+def read_blocks(folder: str, shard: ShardInfo) -> Iterator[Block]:
+    """All blocks of a tar, in order; each checked as by `read_block`."""
+    path = storage.join(folder, shard.name)
+    try:
+        with storage.open_read(path) as stream:
+            for index in range(len(shard.block_offsets)):
+                yield read_block_from(stream, path, shard, index)
+    except OSError as error:
+        raise RunFailed(
+            f"cannot read {path}: {error.strerror or error}; restore it from its source"
+        ) from error
+
+
+def _encode_block(block: Block) -> bytes:
+    offsets = pa.array(block.offsets.astype(np.int32))
+    batch = pa.RecordBatch.from_arrays(
+        [
+            pa.ListArray.from_arrays(offsets, pa.array(block.tokens)),
+            pa.array(block.a_lengths),
+            pa.array(block.random_next),
+            pa.array(block.document_a),
+            pa.array(block.document_b),
+        ],
+        names=["tokens", "a_length", "random_next", "document_a", "document_b"],
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def _decode_block(data: bytes) -> Block:
+    batch = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
+    tokens = batch.column("tokens")
+    offsets = tokens.offsets.to_numpy()
+    return Block(
+        tokens=tokens.values.to_numpy(),
+        offsets=offsets.astype(np.int64),
+        a_lengths=batch.column("a_length").to_numpy(),
+        random_next=batch.column("random_next").to_numpy(zero_copy_only=False),
+        document_a=batch.column("document_a").to_numpy(),
+        document_b=batch.column("document_b").to_numpy(),
+    )

@@ -1,0 +1,129 @@
+"""The shard folder while it is being made: one command at a time, and left as it was found after bad input.
+
+In: the output's path. Out: a locked `OUTPUT/.work/` for plan, spills and marks, gone once all is done.
+What always holds: two commands never write one folder; an input error leaves the folder as it was found (a
+new one is gone again); any other end leaves the work done so far, for the same command to continue; a folder
+with anything else in it is never written to.
+
+Example:
+    with WorkFolder("SHARDS") as work:
+        ...  # spills and marks in work.path, shards in work.output
+        work.finish()
+"""
+
+import fcntl
+import os
+import shutil
+from types import TracebackType
+from typing import IO, Self
+
+from pipeline import storage
+from pipeline.corpus.shards import MANIFEST
+from pipeline.errors import InputError, RunFailed
+
+_WORK = ".work"
+_LOCK = "lock"
+
+
+class WorkFolder:
+    """The work folder inside `output`, held by this process from entering to leaving."""
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+        self.path = os.path.join(output, _WORK)
+        self._topmost: str | None = None
+        self._resumed = False
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._topmost = _first_missing(self.output)
+        self._resumed = os.path.isdir(self.path)
+        if os.path.isdir(self.output) and not self._resumed and os.listdir(self.output):
+            raise InputError(
+                f"{self.output} is not empty and holds no shards; name a new folder, or empty this one"
+            )
+        storage.make_folder(self.path)
+        self._lock = self._locked()
+        _remove_temporaries(self.output)
+        return self
+
+    def finish(self) -> None:
+        """All is done: remove the work folder."""
+        shutil.rmtree(self.path)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, InputError) and not self._resumed:
+            self._undo()
+        assert self._lock is not None
+        self._lock.close()
+
+    def _locked(self) -> IO[str]:
+        path = os.path.join(self.path, _LOCK)
+        while True:
+            try:
+                file = open(path, "a+", encoding="utf-8")
+            except FileNotFoundError:  # another command finished just now and took its folder along
+                storage.make_folder(self.path)
+                continue
+            except OSError as error:
+                raise InputError(f"cannot write to {self.output}: {error.strerror}") from error
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                file.close()
+                raise RunFailed(
+                    f"{self.output} is being written by another bertpipe shard (process {holder}); wait for "
+                    "it, or name another folder"
+                ) from None
+            except OSError:
+                return file  # a file system without locks
+            if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n")
+                file.flush()
+                return file
+            file.close()
+
+    def _undo(self) -> None:
+        if self._topmost is None:
+            # The folder was there, and empty.
+            for name in os.listdir(self.output):
+                path = os.path.join(self.output, name)
+                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+            return
+        shutil.rmtree(self.output)
+        folder = self.output
+        while os.path.abspath(folder) != os.path.abspath(self._topmost):
+            folder = os.path.dirname(os.path.abspath(folder))
+            if os.listdir(folder):
+                return
+            os.rmdir(folder)
+
+
+def is_finished(output: str) -> bool:
+    """Whether the folder holds a manifest, the mark of whole shards."""
+    return os.path.exists(os.path.join(output, MANIFEST))
+
+
+def remove_leftovers(output: str) -> None:
+    """Remove the work folder of a run that was killed between its manifest and its tidying up."""
+    shutil.rmtree(os.path.join(output, _WORK), ignore_errors=True)
+
+
+def _first_missing(path: str) -> str | None:
+    """The topmost folder on the way to `path` that does not exist; None where all of them do."""
+    missing, folder = None, os.path.abspath(path)
+    while not os.path.exists(folder):
+        missing, folder = folder, os.path.dirname(folder)
+    return missing
+
+
+def _remove_temporaries(output: str) -> None:
+    """Remove what writers that were killed left half-written."""
+    for path in storage.list_files(output):
+        if path.endswith(".tmp"):
+            storage.remove(path)

@@ -1,0 +1,1 @@
+"""Checkpoint → the world."""

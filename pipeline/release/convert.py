@@ -1,0 +1,167 @@
+"""`bertpipe convert`: a checkpoint to a folder that Hugging Face loads, proved by logits.
+
+In: a checkpoint of any ZeRO stage. Out: `config.json, model.safetensors, vocab.txt, tokenizer.json,
+tokenizer_config.json, special_tokens_map.json, README.md`. What always holds: the folder appears whole or not
+at all, and only after `transformers` has loaded it and given the trained engine's logits (law 9), tied
+decoder and NSP head included.
+
+Example:
+    bertpipe convert RUNS/mini/checkpoints/latest -o MODELS/mini
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model.config import ModelConfig
+from model.counts import parameter_count
+from model.hf_names import hf_config, tied_names, to_hf
+from pipeline import storage
+from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
+from pipeline.errors import InputError, RunFailed
+from pipeline.release.card import model_card
+from pipeline.training.checkpoints import (
+    TOLERANCE,
+    VOCABULARY,
+    CheckpointInfo,
+    largest_difference,
+    load_network,
+    read_checkpoint,
+    read_probe,
+)
+from pipeline.training.probe import probe_input
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.bert import BertForPretraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """What `bertpipe convert` is asked; `trusted`: load DeepSpeed's pickles although another user owns them."""
+
+    checkpoint: Path
+    output: Path
+    trusted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What was seen before the folder was kept.
+
+    largest_difference: between the engine's logits and those of the folder loaded by transformers
+    """
+
+    parameters: int
+    largest_difference: float
+
+
+def run(config: ConvertConfig) -> Proof:
+    """Convert a checkpoint; see the module's promises.
+
+    Raises InputError where the output is taken or the checkpoint is none, RunFailed where the proof fails.
+    """
+    if config.output.exists() and (not config.output.is_dir() or any(config.output.iterdir())):
+        raise InputError(f"{config.output} exists and is not empty; name a new folder")
+    info = read_checkpoint(config.checkpoint)
+    network = load_network(config.checkpoint, info, trusted=config.trusted)
+    vocabulary = load_vocabulary(str(config.checkpoint / VOCABULARY))
+    if vocabulary.hash != info.vocabulary["hash"]:
+        raise RunFailed(
+            f"{config.checkpoint / VOCABULARY} has hash {vocabulary.hash}, the checkpoint was trained with "
+            f"{info.vocabulary['hash']}; put that vocabulary back"
+        )
+    temporary = config.output.with_name(f".{config.output.name}.{os.getpid()}.tmp")
+    storage.make_folder(str(temporary))
+    try:
+        _write_model(temporary, network, info, vocabulary)
+        difference = prove(temporary, network.config, read_probe(config.checkpoint))
+        storage.write_text(str(temporary / "README.md"), model_card(info, difference))
+        if config.output.exists():
+            config.output.rmdir()
+        os.rename(temporary, config.output)
+    except OSError as error:
+        raise RunFailed(f"cannot write {config.output}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Proof(parameters=parameter_count(network.config), largest_difference=difference)
+
+
+def _write_model(
+    folder: Path, network: "BertForPretraining", info: CheckpointInfo, vocabulary: Vocabulary
+) -> None:
+    from safetensors.torch import save_file
+
+    state = to_hf(network.state_dict())
+    # Tied tensors are one tensor: stored once, tied again by transformers.
+    stored = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied_names()}
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    configuration = hf_config(network.config, pad_token_id=vocabulary.pad_id) | {"dtype": "float32"}
+    storage.write_json(
+        str(folder / "config.json"), {"architectures": ["BertForPreTraining"], **configuration}
+    )
+    save_vocabulary(vocabulary, str(folder))
+    specials = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    storage.write_json(str(folder / "special_tokens_map.json"), specials)
+    storage.write_json(
+        str(folder / "tokenizer_config.json"),
+        {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": not vocabulary.cased,
+            "model_max_length": network.config.max_positions,
+            **specials,
+        },
+    )
+
+
+def prove(folder: Path, config: ModelConfig, engine_answers: "dict[str, torch.Tensor]") -> float:
+    """The largest difference between the engine's logits and those of `folder` loaded by transformers.
+
+    Raises RunFailed where it is above 1e-4, or where transformers misses or doesn't know a weight.
+    """
+    from transformers import BertForPreTraining
+
+    theirs, loading = BertForPreTraining.from_pretrained(
+        folder, output_loading_info=True, local_files_only=True, attn_implementation="eager"
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if loading[kind]:
+            raise RunFailed(
+                f"transformers reports {kind} {sorted(map(str, loading[kind]))}; nothing was kept"
+            )
+    difference = largest_difference(_transformers_logits(theirs.eval(), config), engine_answers)
+    if difference > TOLERANCE:
+        raise RunFailed(
+            f"transformers' logits differ from the engine's by {difference:.1e}, more than {TOLERANCE:.0e}; "
+            "nothing was kept"
+        )
+    return difference
+
+
+def _transformers_logits(theirs: Any, config: ModelConfig) -> "dict[str, torch.Tensor]":
+    """The probe's answers by transformers, on its own padded form of the same sequences."""
+    import torch
+
+    given = probe_input(config)
+    starts = given["sequence_starts_B1"]
+    lengths = np.diff(starts)
+    shape = (len(lengths), int(lengths.max()))
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    padded = {}
+    for ours, name in (("tokens_T", "input_ids"), ("segments_T", "token_type_ids")):
+        padded[name] = torch.zeros(shape, dtype=torch.long)
+        padded[name][sequence, given["positions_T"]] = torch.from_numpy(given[ours])
+    padded["attention_mask"] = torch.zeros(shape, dtype=torch.long)
+    padded["attention_mask"][sequence, given["positions_T"]] = 1
+    with torch.no_grad():
+        answer = theirs(**padded)
+    probed = given["probed_P"]
+    return {
+        "mlm_PV": answer.prediction_logits[sequence[probed], given["positions_T"][probed]],
+        "nsp_B2": answer.seq_relationship_logits,
+    }

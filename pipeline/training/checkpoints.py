@@ -1,0 +1,268 @@
+"""Checkpoints: whole folders that appear by one rename, and say what they are.
+
+In: an engine at the end of a step. Out: `RUN/checkpoints/step-00000100/` with
+    checkpoint.json    step, counts, recipe, lineage, and every file's size and hash
+    engine/            DeepSpeed's own files
+    probe.safetensors  the engine's logits on a fixed input (law 9)
+    vocab/             the vocabulary
+and `RUN/checkpoints/latest`, a link to the newest. What always holds: a folder without a leading dot is
+whole; `latest` never points at nothing; a damaged checkpoint is found before training goes on, and the one
+before it is used, said aloud.
+
+Example:
+    info = read_checkpoint(Path("RUNS/mini/checkpoints/latest"))
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.config import ModelConfig
+from pipeline import storage
+from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
+from pipeline.errors import InputError, RunFailed
+from pipeline.progress import say
+from pipeline.training.engine import TAG, Engine, read_weights
+from pipeline.training.probe import probe_logits
+from pipeline.training.world import World, sum_over_ranks
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.bert import BertForPretraining
+
+FOLDER = "checkpoints"
+LATEST = "latest"
+INFO = "checkpoint.json"
+PROBE = "probe.safetensors"
+VOCABULARY = "vocab"
+# Law 9: the largest difference of two fp32 logits that still counts as the same network.
+TOLERANCE = 1e-4
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What a checkpoint is.
+
+    step: optimizer steps done over all phases
+    samples, tokens: sequences and real tokens trained on so far
+    held_out: the figures of the run's last evaluation; empty before the first
+    shards: the manifests' hashes, one a phase
+    files: size in bytes and hash of every file, by its path inside the folder
+    """
+
+    step: int
+    samples: int
+    tokens: int
+    held_out: dict[str, float]
+    world_size: int
+    zero_stage: int
+    recipe: dict[str, Any]
+    model: dict[str, Any]
+    vocabulary: dict[str, Any]
+    shards: list[str]
+    versions: dict[str, str]
+    files: dict[str, list[Any]] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+def name_of(step: int) -> str:
+    """The folder's name: `step-00000100`."""
+    return f"step-{step:08d}"
+
+
+def save_checkpoint(
+    run: Path,
+    engine: Engine,
+    info: CheckpointInfo,
+    *,
+    config: ModelConfig,
+    vocabulary: Vocabulary,
+    keep_last: int,
+    world: World,
+) -> Path:
+    """Write the checkpoint of `info.step`; every rank calls it. Returns its folder.
+
+    Raises RunFailed where the disk refuses; older checkpoints stay as they were.
+    """
+    checkpoints = run / FOLDER
+    final = checkpoints / name_of(info.step)
+    temporary = checkpoints / f".{name_of(info.step)}.tmp"
+    try:
+        if world.is_first:
+            checkpoints.mkdir(exist_ok=True)
+            _remove(temporary)
+            temporary.mkdir()
+        _barrier(engine)
+        engine.save(temporary)
+        answers = probe_logits(engine.network.module, config, engine.device)
+        _barrier(engine)
+        if world.is_first:
+            from safetensors.torch import save_file
+
+            save_file(answers, temporary / PROBE)
+            save_vocabulary(vocabulary, str(temporary / VOCABULARY))
+            _commit(temporary, final, info)
+            _point_latest(checkpoints, final.name)
+            _prune(checkpoints, keep_last)
+        _barrier(engine)
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError of its zip writer.
+        if world.is_first:
+            _remove(temporary)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunFailed(
+            f"cannot write the checkpoint {final}: {reason}; free some room and run the same command again"
+        ) from error
+    return final
+
+
+def _commit(temporary: Path, final: Path, info: CheckpointInfo) -> None:
+    files: dict[str, list[Any]] = {}
+    for path in sorted(temporary.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            files[str(path.relative_to(temporary))] = [path.stat().st_size, storage.hash_file(str(path))]
+    storage.write_json(str(temporary / INFO), asdict(info) | {"files": files})
+    _remove(final)
+    os.rename(temporary, final)
+    storage.sync_folder(str(final.parent))
+
+
+def _point_latest(checkpoints: Path, name: str) -> None:
+    link = checkpoints / f".{LATEST}.tmp"
+    link.unlink(missing_ok=True)
+    link.symlink_to(name)
+    os.replace(link, checkpoints / LATEST)
+
+
+def _prune(checkpoints: Path, keep_last: int) -> None:
+    for old in _newest_first(checkpoints)[keep_last:]:
+        # Renamed first: a deletion cut short must not leave half a folder under a whole one's name.
+        doomed = checkpoints / f".{old.name}.old"
+        _remove(doomed)
+        os.rename(old, doomed)
+        _remove(doomed)
+    for leftover in checkpoints.glob(".step-*"):
+        _remove(leftover)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _newest_first(checkpoints: Path) -> list[Path]:
+    return sorted((path for path in checkpoints.glob("step-*") if path.is_dir()), reverse=True)
+
+
+def _barrier(engine: Engine) -> None:
+    sum_over_ranks([0.0], engine.device)
+
+
+def newest_whole(run: Path) -> tuple[Path, CheckpointInfo] | None:
+    """The newest checkpoint whose files are all as they were written; None where there is none.
+
+    A damaged one is named on standard error and passed over.
+    """
+    for folder in _newest_first(run / FOLDER):
+        try:
+            info = read_checkpoint(folder)
+            check_files(folder, info)
+        except (InputError, RunFailed) as error:
+            say(f"warning: {error}; trying the checkpoint before it")
+            continue
+        return folder, info
+    return None
+
+
+def read_checkpoint(folder: Path) -> CheckpointInfo:
+    """What the checkpoint in `folder` is.
+
+    Raises InputError where the folder is none; a run folder's newest checkpoint is `RUN/checkpoints/latest`.
+    """
+    if not folder.exists():
+        raise InputError(f"{folder} does not exist; a run's newest checkpoint is RUN/{FOLDER}/{LATEST}")
+    if not (folder / INFO).exists():
+        inside = folder / FOLDER / LATEST
+        hint = f"did you mean {inside}?" if inside.exists() else "it is no checkpoint of bertpipe"
+        raise InputError(f"{folder} holds no {INFO}; {hint}")
+    value = storage.read_json(str(folder / INFO))
+    try:
+        if value["format_version"] > FORMAT_VERSION:
+            raise InputError(f"{folder} has format {value['format_version']}; upgrade bertpipe to read it")
+        return CheckpointInfo(**value)
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{folder / INFO} is damaged: {error}") from error
+
+
+def check_files(folder: Path, info: CheckpointInfo) -> None:
+    """Raise RunFailed naming the first file that is missing, cut short or altered."""
+    for name, problem in _damaged(folder, info):
+        raise RunFailed(f"{folder / name} {problem}")
+
+
+def _damaged(folder: Path, info: CheckpointInfo) -> Iterator[tuple[str, str]]:
+    for name, (size, content) in info.files.items():
+        path = folder / name
+        if not path.exists():
+            yield name, "is missing"
+        elif path.stat().st_size != size:
+            yield name, f"has {path.stat().st_size} bytes, {size} were written"
+        elif storage.hash_file(str(path)) != content:
+            yield name, "is not what was written: its hash differs"
+
+
+def refuse_foreign(folder: Path, *, trusted: bool) -> None:
+    """Raise InputError where DeepSpeed's files, which are pickles, belong to somebody else.
+
+    Loading a pickle runs what its author put there; `trusted` is the user's word that this one is good.
+    """
+    for path in () if trusted else (folder / TAG).rglob("*"):
+        if path.stat().st_uid != os.getuid():
+            raise InputError(
+                f"{path} belongs to another user, and loading it runs code from it; "
+                "add --trust-checkpoint if you trust its author"
+            )
+
+
+def load_network(folder: Path, info: CheckpointInfo, *, trusted: bool) -> "BertForPretraining":
+    """The checkpoint's network in fp32 on the CPU, dropout off, proved to answer as the engine did (law 9).
+
+    Raises InputError where the files belong to another user and are not `trusted`, RunFailed where they are
+    damaged or give other logits than the engine that wrote them.
+    """
+    from model.bert import BertForPretraining
+
+    refuse_foreign(folder, trusted=trusted)
+    check_files(folder, info)
+    config = ModelConfig(**info.model)
+    network = BertForPretraining(config)
+    network.load_state_dict(read_weights(folder))
+    network.eval()
+    difference = largest_difference(probe_logits(network, config), read_probe(folder))
+    if difference > TOLERANCE:
+        raise RunFailed(
+            f"the weights read from {folder} give logits that differ from the engine's by {difference:.1e}, more "
+            f"than {TOLERANCE:.0e}; the checkpoint is not what was trained, use another"
+        )
+    return network
+
+
+def read_probe(folder: Path) -> dict[str, "torch.Tensor"]:
+    """The logits that the engine gave when the checkpoint was written."""
+    from safetensors.torch import load_file
+
+    answers: dict[str, torch.Tensor] = load_file(folder / PROBE)
+    return answers
+
+
+def largest_difference(ours: dict[str, "torch.Tensor"], theirs: dict[str, "torch.Tensor"]) -> float:
+    """The largest absolute difference between two answers to the probe; NaN counts as infinite."""
+    largest = max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
+    return largest if largest == largest else float("inf")

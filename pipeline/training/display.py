@@ -1,0 +1,59 @@
+"""The line that a person watches while a run trains.
+
+In: a step's metrics. Out: standard error: one line redrawn on a terminal, a plain line now and then when
+piped. What always holds: rank 0 alone draws.
+"""
+
+import sys
+import time
+from typing import Any
+
+from pipeline.progress import duration
+
+_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_DRAWS = 0.2
+
+
+class TrainingDisplay:
+    """Draws steps of a run of `total` steps, of which `done` are behind."""
+
+    def __init__(self, *, total: int, done: int, shown: bool) -> None:
+        self._total, self._first, self._shown = total, done, shown
+        self._terminal = sys.stderr.isatty()
+        self._started = time.monotonic()
+        self._drawn = 0.0
+
+    def step(self, metrics: dict[str, Any]) -> None:
+        """Show a step, unless the last one has only just been shown."""
+        if not self._shown:
+            return
+        now = time.monotonic()
+        pause = _SECONDS_BETWEEN_DRAWS if self._terminal else _SECONDS_BETWEEN_LINES
+        evaluated = any(name.startswith("held_out") for name in metrics)
+        if now - self._drawn < pause and not evaluated and metrics["step"] != self._total:
+            return
+        self._drawn = now
+        step = metrics["step"]
+        left = (now - self._started) / (step - self._first) * (self._total - step)
+        line = (
+            f"step {step}/{self._total}  loss {metrics['loss']:.3f} "
+            f"(mlm {metrics['mlm_loss']:.3f}, nsp {metrics['nsp_loss']:.3f})  "
+            f"accuracy mlm {metrics['mlm_accuracy']:.1%}, nsp {metrics['nsp_accuracy']:.1%}  "
+            f"{metrics['sequences_per_second']:.0f} sequences/s  {metrics['tokens_per_second']:,.0f} tokens/s  "
+            f"{duration(left)} left"
+        )
+        if self._terminal:
+            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+        if evaluated:
+            self.say(
+                f"step {step}  held-out mlm loss {metrics['held_out_mlm_loss']:.4f}, "
+                f"accuracy {metrics['held_out_mlm_accuracy']:.1%}; "
+                f"nsp loss {metrics['held_out_nsp_loss']:.4f}, accuracy {metrics['held_out_nsp_accuracy']:.1%}"
+            )
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if self._shown:
+            print(("\r\x1b[2K" if self._terminal else "") + line, file=sys.stderr, flush=True)

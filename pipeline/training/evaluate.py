@@ -1,0 +1,138 @@
+"""Held-out loss and accuracy of both objectives, beside what a unigram model would reach.
+
+In: a network and held-out micro-batches, or a checkpoint and a shard folder. Out: MLM and NSP loss (nats)
+and accuracy, perplexity. What always holds: the same pairs with the same masks at every evaluation, whatever
+the ranks; dropout off; the network's mode is put back.
+
+Example:
+    bertpipe evaluate RUNS/mini/checkpoints/latest --shards SHARDS
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.shards import Manifest, read_block, read_manifest
+from pipeline.errors import InputError
+from pipeline.recipe import recipe_from
+from pipeline.training import checkpoints
+from pipeline.training.held_out import HeldOut
+from pipeline.training.preflight import vocabulary_of
+from pipeline.training.world import local_devices, sum_over_ranks
+
+# Enough blocks (of 1,024 pairs) to know a vocabulary's frequencies; a terabyte need not be read for it.
+_UNIGRAM_BLOCKS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What `bertpipe evaluate` is asked.
+
+    sequences: held-out pairs to look at; None for all
+    trusted: load DeepSpeed's pickles although another user owns them
+    """
+
+    checkpoint: Path
+    shards: str
+    sequences: int | None = None
+    trusted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sequences is not None and self.sequences < 1:
+            raise InputError(f"--sequences is {self.sequences}; it must be at least 1")
+
+
+def run(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate a checkpoint on a shard folder's held-out pairs.
+
+    Raises InputError where the two were made with different vocabularies.
+    """
+    info = checkpoints.read_checkpoint(config.checkpoint)
+    manifest = read_manifest(config.shards)
+    if manifest.vocabulary["hash"] != info.vocabulary["hash"]:
+        raise InputError(
+            f"{config.shards} was made with vocabulary {manifest.vocabulary['hash']}, the checkpoint "
+            f"{config.checkpoint} with {info.vocabulary['hash']}; evaluate on shards of its vocabulary"
+        )
+    vocabulary = vocabulary_of(config.shards, manifest)
+    recipe = recipe_from(info.recipe, str(config.checkpoint))
+    held_out = HeldOut.of(
+        config.shards,
+        manifest,
+        vocabulary,
+        masking=recipe.masking,
+        seed=recipe.seed,
+        sequences=config.sequences,
+    )
+    network = checkpoints.load_network(config.checkpoint, info, trusted=config.trusted)
+    device = "cuda" if local_devices() else "cpu"
+    result = evaluate(network.to(device), held_out, device)
+    labels = np.concatenate([batch.masked_labels_M for batch in held_out.micro_batches()])
+    result["unigram_mlm_loss"] = unigram_loss(config.shards, manifest, labels[labels >= 0], vocabulary.size)
+    return {"step": info.step, "sequences": held_out.sequences, **result}
+
+
+def evaluate(
+    network: Any, held_out: HeldOut, device: str, *, rank: int = 0, ranks: int = 1
+) -> dict[str, float]:
+    """Losses (nats), accuracies and perplexity over the held-out pairs; every rank calls it.
+
+    network: anything that is called like `BertForPretraining`
+    """
+    import torch
+
+    totals = torch.zeros(4, dtype=torch.float64, device=device)
+    masked = pairs = 0
+    training = network.training
+    network.eval()
+    with torch.no_grad():
+        for micro_batch in held_out.micro_batches(rank=rank, ranks=ranks):
+            sums = network(**micro_batch.tensors(device))
+            totals += torch.stack([value.double() for value in sums])
+            masked += micro_batch.masked
+            pairs += micro_batch.pairs
+    network.train(training)
+    values = sum_over_ranks([*totals.tolist(), masked, pairs], device)
+    mlm_sum, nsp_sum, mlm_correct, nsp_correct, all_masked, all_pairs = values
+    mlm_loss = mlm_sum / all_masked
+    return {
+        "mlm_loss": mlm_loss,
+        "mlm_accuracy": mlm_correct / all_masked,
+        "mlm_perplexity": math.exp(min(mlm_loss, 700.0)),
+        "nsp_loss": nsp_sum / all_pairs,
+        "nsp_accuracy": nsp_correct / all_pairs,
+    }
+
+
+def unigram_loss(shards: str, manifest: Manifest, labels: NDArray[np.integer], vocab_size: int) -> float:
+    """Nats a label costs a model that knows only how often each token occurs in the training shards.
+
+    Counts are smoothed by one, over evenly spaced blocks where there are more than 512.
+    """
+    blocks = [
+        (shard, index) for shard in manifest.of_split("train") for index in range(len(shard.block_offsets))
+    ]
+    chosen = np.unique(np.linspace(0, len(blocks) - 1, min(len(blocks), _UNIGRAM_BLOCKS)).astype(int))
+    counts = np.ones(vocab_size)
+    for shard, index in (blocks[number] for number in chosen):
+        counts += np.bincount(read_block(shards, shard, index).tokens, minlength=vocab_size)
+    nats = np.log(counts.sum()) - np.log(counts)
+    return float(nats[labels].mean())
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The result as a person reads it."""
+    below = result["unigram_mlm_loss"] - result["mlm_loss"]
+    return "\n".join(
+        (
+            f"step {result['step']}, {result['sequences']:,} held-out pairs",
+            f"MLM  loss {result['mlm_loss']:.4f} nats ({abs(below):.4f} {'below' if below > 0 else 'ABOVE'} the "
+            f"unigram baseline of {result['unigram_mlm_loss']:.4f})  accuracy {result['mlm_accuracy']:.2%}  "
+            f"perplexity {result['mlm_perplexity']:.1f}",
+            f"NSP  loss {result['nsp_loss']:.4f} nats (chance: 0.6931)  accuracy {result['nsp_accuracy']:.2%}",
+        )
+    )

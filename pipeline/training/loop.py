@@ -1,0 +1,160 @@
+"""The training loop: from the step after the last checkpoint to the recipe's last step.
+
+In: an engine, a checked plan, a place among the ranks. Out: `metrics.jsonl`, checkpoints, a tracked run. What
+always holds: what a step trains on is a function of (manifests, recipe, step); all ranks do the same number
+of steps and stop at the same one.
+"""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline import lineage
+from pipeline.batches.loader import StepBatches
+from pipeline.errors import Stopped
+from pipeline.training.checkpoints import (
+    FOLDER,
+    LATEST,
+    CheckpointInfo,
+    name_of,
+    read_checkpoint,
+    save_checkpoint,
+)
+from pipeline.training.display import TrainingDisplay
+from pipeline.training.engine import Engine
+from pipeline.training.evaluate import evaluate
+from pipeline.training.matrix_rate import matrix_rate
+from pipeline.training.metrics import Log
+from pipeline.training.plan import Plan
+from pipeline.training.schedule import learning_rate
+from pipeline.training.signals import StopRequest
+from pipeline.training.step import StepSums, agree, train_step
+from pipeline.training.tracking import Tracker
+from pipeline.training.world import World
+
+
+class Training:
+    """One rank's training of a plan."""
+
+    def __init__(self, plan: Plan, world: World, engine: Engine, checkpoint: Path | None) -> None:
+        self._plan, self._world, self._engine = plan, world, engine
+        self.step = self._saved = self._samples = self._tokens = 0
+        self._held_out_figures: dict[str, float] = {}
+        if checkpoint is not None:
+            info = read_checkpoint(checkpoint)
+            engine.load(checkpoint)
+            self.step = self._saved = info.step
+            self._samples, self._tokens, self._held_out_figures = info.samples, info.tokens, info.held_out
+        self._matrix_rate = matrix_rate(engine.device)
+
+    def run(self, log: Log, tracker: Tracker, request: StopRequest) -> None:
+        """Train to the last step; raises Stopped after a stop signal, its checkpoint written."""
+        recipe = self._plan.recipe
+        display = TrainingDisplay(total=recipe.steps, done=self.step, shown=self._world.is_first)
+        for index in range(len(recipe.phases)):
+            marked = time.perf_counter()
+            for batches in self._plan.loader(index, self.step, self._world):
+                masked, signal_number = agree(batches.masked, request.signal_number, self._engine.device)
+                if signal_number:
+                    self._stop(signal_number, log)
+                sums = self._train(index, batches, masked)
+                metrics = self._metrics(index, sums, time.perf_counter() - marked)
+                if recipe.evaluate.every and self.step % recipe.evaluate.every == 0:
+                    metrics |= self._evaluate(index)
+                log.append(metrics)
+                tracker.log(metrics)
+                display.step(metrics)
+                if self.step % recipe.checkpoint.every == 0 or self.step == recipe.steps:
+                    self._save(log)
+                marked = time.perf_counter()
+        display.say(f"step {self.step} of {recipe.steps}: {Path(recipe.run) / FOLDER / LATEST}")
+
+    def _train(self, index: int, batches: StepBatches, masked: int) -> StepSums:
+        phase = self._plan.recipe.phases[index]
+        sums = train_step(
+            self._engine,
+            batches,
+            model=self._plan.model,
+            masked=masked,
+            pairs=phase.global_batch,
+            learning_rate=learning_rate(phase, batches.step),
+            dropout_key=(self._plan.recipe.seed, self.step, self._world.rank),
+        )
+        self.step += 1
+        self._samples += phase.global_batch
+        self._tokens += sums.tokens
+        return sums
+
+    def _metrics(self, index: int, sums: StepSums, seconds: float) -> dict[str, Any]:
+        """What `metrics.jsonl` says of the step just done (the design's names)."""
+        phase, ranks = self._plan.recipe.phases[index], self._world.size
+        in_phase = self.step - self._plan.first_step(index)
+        return {
+            "step": self.step,
+            "epoch": round(self._plan.epochs_done(index, in_phase), 6),
+            "samples": self._samples,
+            "tokens": self._tokens,
+            "loss": sums.mlm_loss + sums.nsp_loss,
+            "mlm_loss": sums.mlm_loss,
+            "nsp_loss": sums.nsp_loss,
+            "mlm_accuracy": sums.mlm_accuracy,
+            "nsp_accuracy": sums.nsp_accuracy,
+            "learning_rate": learning_rate(phase, in_phase - 1),
+            "gradient_norm": sums.gradient_norm,
+            "sequences_per_second": phase.global_batch / seconds,
+            "tokens_per_second": sums.tokens / seconds,
+            "mfu": sums.flops / seconds / (self._matrix_rate * ranks),
+            "data_wait_share": min(1.0, sums.wait_seconds / ranks / seconds),
+        }
+
+    def _evaluate(self, index: int) -> dict[str, float]:
+        figures = evaluate(
+            self._engine.network,
+            self._plan.held_out(index),
+            self._engine.device,
+            rank=self._world.rank,
+            ranks=self._world.size,
+        )
+        self._held_out_figures = figures
+        return {f"held_out_{name}": value for name, value in figures.items()}
+
+    def _save(self, log: Log) -> None:
+        plan = self._plan
+        log.sync()
+        info = CheckpointInfo(
+            step=self.step,
+            samples=self._samples,
+            tokens=self._tokens,
+            held_out=self._held_out_figures,
+            world_size=self._world.size,
+            zero_stage=self._engine.stage,
+            recipe=plan.recipe.as_dict(),
+            model=asdict(plan.model),
+            vocabulary=plan.manifests[0].vocabulary,
+            shards=[manifest.hash for manifest in plan.manifests],
+            versions=lineage.library_versions("torch", "deepspeed"),
+        )
+        save_checkpoint(
+            Path(plan.recipe.run),
+            self._engine,
+            info,
+            config=plan.model,
+            vocabulary=plan.vocabulary,
+            keep_last=plan.recipe.checkpoint.keep_last,
+            world=self._world,
+        )
+        self._saved = self.step
+
+    def _stop(self, signal_number: int, log: Log) -> None:
+        if self.step > self._saved:
+            self._save(log)
+        raise Stopped(
+            f"stopped by signal {signal_number} after step {self.step}; run the same command again to continue",
+            signal_number,
+        )
+
+
+def checkpoint_at(run: Path, step: int) -> Path | None:
+    """The checkpoint of `step`; None for step 0, where there is none yet."""
+    return run / FOLDER / name_of(step) if step else None

@@ -1,0 +1,112 @@
+"""The run folder: what a run is, so that the same command resumes it and no other one can.
+
+In: a recipe and the manifests of its phases. Out: `RUN/recipe.yaml` (resolved), `RUN/lineage.json` (what it
+trains on), `RUN/environment.json` (where and with which versions, one entry a start). What always holds: one
+run trains in a folder at a time (a lock that its owner's death releases); a folder is never taken for a run
+of another recipe or other shards.
+"""
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from pipeline import storage
+from pipeline.corpus.shards import Manifest
+from pipeline.errors import InputError
+from pipeline.lineage import library_versions
+from pipeline.processes import available_cores
+from pipeline.recipe import Recipe, read_recipe
+from pipeline.training import checkpoints
+from pipeline.training.preflight import check_resume
+from pipeline.training.world import World
+
+RECIPE = "recipe.yaml"
+LINEAGE = "lineage.json"
+ENVIRONMENT = "environment.json"
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """An open run folder; keep it as long as the run trains."""
+
+    path: Path
+    lock: IO[str]
+
+
+def check_folder(recipe: Recipe, manifests: Sequence[Manifest], ranks: int, stage: int) -> None:
+    """Raise InputError where the recipe's run folder belongs to something else; touches nothing."""
+    run = Path(recipe.run)
+    if run.exists() and not run.is_dir():
+        raise InputError(f"run: {run} is a file; name a folder")
+    if not (run / RECIPE).exists():
+        if run.exists() and any(path.name != _LOCK for path in run.iterdir()):
+            raise InputError(f"run: {run} holds other files and no {RECIPE}; name a new folder")
+        return
+    known = read_recipe(str(run / RECIPE))
+    lineage = storage.read_json(str(run / LINEAGE)) if (run / LINEAGE).exists() else {}
+    check_resume(run, recipe, known, _hashes(manifests), lineage.get("shards", _hashes(manifests)))
+    latest = run / checkpoints.FOLDER / checkpoints.LATEST
+    if latest.exists():
+        info = checkpoints.read_checkpoint(latest)
+        if stage > 0 and info.world_size != ranks:
+            raise InputError(
+                f"{run} was checkpointed by {info.world_size} ranks at ZeRO {info.zero_stage}, and {ranks} are "
+                f"started; resume with --ranks {info.world_size}"
+            )
+
+
+def open_folder(recipe: Recipe, manifests: Sequence[Manifest], world: World) -> RunFolder:
+    """Create or reopen the run folder and lock it; called by the first rank, after `check_folder`.
+
+    Raises InputError where another process trains in it.
+    """
+    run = Path(recipe.run)
+    storage.make_folder(str(run))
+    lock = (run / _LOCK).open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise InputError(
+            f"{run} is being trained by another process; wait for it, or name another run"
+        ) from error
+    storage.write_json(
+        str(run / LINEAGE), {"shards": _hashes(manifests), "vocabulary": manifests[0].vocabulary}
+    )
+    _add_environment(run, world)
+    # Last: a folder that has its recipe has the rest.
+    storage.write_text(
+        str(run / RECIPE), yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True)
+    )
+    return RunFolder(path=run, lock=lock)
+
+
+def _hashes(manifests: Sequence[Manifest]) -> list[str]:
+    return [manifest.hash for manifest in manifests]
+
+
+def _add_environment(run: Path, world: World) -> None:
+    path = str(run / ENVIRONMENT)
+    starts: list[Any] = storage.read_json(path) if storage.exists(path) else []
+    starts.append(
+        {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "host": platform.node(),
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "cores": available_cores(),
+            "ranks": world.size,
+            "user": os.environ.get("USER") or str(os.getuid()),
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
+            "versions": library_versions("torch", "deepspeed", "mlflow", "transformers"),
+        }
+    )
+    storage.write_json(path, starts)

@@ -1,0 +1,98 @@
+"""One optimizer step: forward, backward, update, and the figures that it leaves.
+
+In: an engine and a rank's micro-batches of one step. Out: `StepSums` over all ranks. What always holds: the
+loss is normalised over the global batch's masked tokens and pairs (law 5), so accumulation, ranks and
+micro-batches change no gradient; dropout is a function of (seed, step, micro-step, rank), so a resumed step
+is the same step.
+"""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model.config import ModelConfig
+from model.counts import step_flops
+from pipeline import counter_random
+from pipeline.batches.loader import StepBatches
+from pipeline.training.engine import Engine
+from pipeline.training.world import sum_over_ranks
+
+_DROPOUT = int.from_bytes(b"dropout")
+# Stop signals, in the order of the counts that the ranks sum.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSums:
+    """Sums over the global batch.
+
+    mlm_loss, nsp_loss: nats a masked token, nats a pair
+    tokens: real tokens, special ones included
+    flops: floating-point operations that they take
+    wait_seconds: what the ranks waited for data, summed
+    gradient_norm: before clipping
+    """
+
+    mlm_loss: float
+    nsp_loss: float
+    mlm_accuracy: float
+    nsp_accuracy: float
+    tokens: int
+    flops: float
+    wait_seconds: float
+    gradient_norm: float
+
+
+def agree(masked: int, signal_number: int, device: str) -> tuple[int, int]:
+    """The step's one small all-reduce: (masked tokens of the global batch, stop signal or 0).
+
+    Every rank gets the same answer, so all stop at the same step.
+    """
+    flags = [float(signal_number == number) for number in _SIGNALS]
+    total, *counts = sum_over_ranks([float(masked), *flags], device)
+    stops = [int(number) for number, count in zip(_SIGNALS, counts, strict=True) if count]
+    return int(total), stops[0] if stops else 0
+
+
+def train_step(
+    engine: Engine,
+    batches: StepBatches,
+    *,
+    model: ModelConfig,
+    masked: int,
+    pairs: int,
+    learning_rate: float,
+    dropout_key: Sequence[int],
+) -> StepSums:
+    """Train on one rank's micro-batches of a step; every rank calls it.
+
+    masked, pairs: of the global batch; the loss is mlm_sum / masked + nsp_sum / pairs
+    dropout_key: what the step's dropout is a function of (seed, step, rank)
+    """
+    import torch
+
+    totals = torch.zeros(4, dtype=torch.float64, device=engine.device)
+    flops = tokens = 0
+    for number, micro_batch in enumerate(batches.micro_batches):
+        torch.manual_seed(counter_random.key(_DROPOUT, *dropout_key, number) >> 1)
+        sums = engine.network(**micro_batch.tensors(engine.device))
+        loss = sums.mlm_sum / max(1, masked) + sums.nsp_sum / pairs
+        engine.backward(loss, last=number == len(batches.micro_batches) - 1)
+        totals += torch.stack([value.detach().double() for value in sums])
+        lengths = micro_batch.lengths
+        tokens += int(lengths.sum())
+        flops += step_flops(model, lengths, micro_batch.masked)
+    norm = engine.step(learning_rate)
+    mlm, nsp, mlm_correct, nsp_correct, all_tokens, all_flops, wait = sum_over_ranks(
+        [*totals.tolist(), float(tokens), float(flops), batches.wait_seconds], engine.device
+    )
+    return StepSums(
+        mlm_loss=mlm / max(1, masked),
+        nsp_loss=nsp / pairs,
+        mlm_accuracy=mlm_correct / max(1, masked),
+        nsp_accuracy=nsp_correct / pairs,
+        tokens=int(all_tokens),
+        flops=all_flops,
+        wait_seconds=wait,
+        gradient_norm=norm,
+    )

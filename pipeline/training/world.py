@@ -1,0 +1,141 @@
+"""Who this process is among the ranks, and the few sums that the ranks share.
+
+In: the environment that torchrun, deepspeed, srun or bertpipe's own launcher set. Out: a `World` of plain
+numbers; everything else gets these as arguments. What always holds: this is the one module that reads rank
+variables, and every rank takes part in every sum.
+
+Example:
+    world = read_world(os.environ) or World.alone()
+"""
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.errors import InputError
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process's place.
+
+    rank: 0 … size − 1 over all nodes
+    local_rank: 0 … local_size − 1 on this node; also the device's index
+    address, port: where rank 0 listens
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    address: str
+    port: int
+
+    @classmethod
+    def alone(cls) -> "World":
+        """One process that is the whole world."""
+        return cls(rank=0, size=1, local_rank=0, local_size=1, address="127.0.0.1", port=free_port())
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes what one rank writes."""
+        return self.rank == 0
+
+    def environment(self) -> dict[str, str]:
+        """The variables that torch and DeepSpeed read; all of them, or DeepSpeed asks for MPI."""
+        values = (self.rank, self.size, self.local_rank, self.local_size, self.address, self.port)
+        return dict(zip(_VARIABLES, map(str, values), strict=True))
+
+
+def read_world(environment: Mapping[str, str]) -> World | None:
+    """The world that a launcher described, or None where none did.
+
+    Raises InputError where a launcher's variables contradict each other.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        size = _number(environment, "WORLD_SIZE")
+        local_size = environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or str(size)
+        world = World(
+            rank=_number(environment, "RANK"),
+            size=size,
+            local_rank=_number(environment, "LOCAL_RANK", environment["RANK"]),
+            local_size=int(local_size),
+            address=environment.get("MASTER_ADDR", "127.0.0.1"),
+            port=_number(environment, "MASTER_PORT", "29500"),
+        )
+    elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        job, step = environment.get("SLURM_JOB_ID", "0"), environment.get("SLURM_STEP_ID", "0")
+        tasks_here = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+        world = World(
+            rank=_number(environment, "SLURM_PROCID"),
+            size=_number(environment, "SLURM_NTASKS"),
+            local_rank=_number(environment, "SLURM_LOCALID", "0"),
+            local_size=int(tasks_here.group()) if tasks_here else 1,
+            address=environment.get("MASTER_ADDR") or _first_node(environment),
+            # Two steps of one job, or two jobs on one node, do not meet on a port.
+            port=_number(environment, "MASTER_PORT", str(20000 + (int(job) * 31 + int(step)) % 20000)),
+        )
+    else:
+        return None
+    if not 0 <= world.rank < world.size:
+        raise InputError(f"rank {world.rank} lies outside the world of {world.size}; check the launcher")
+    return world
+
+
+def _number(environment: Mapping[str, str], name: str, default: str | None = None) -> int:
+    text = environment.get(name, default)
+    try:
+        return int(text or "")
+    except ValueError:
+        raise InputError(f"the environment variable {name} is {text!r}, not a number; unset it") from None
+
+
+def _first_node(environment: Mapping[str, str]) -> str:
+    """The first name of SLURM's node list: `n[01-04,7]` → `n01`."""
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or "127.0.0.1"
+    head = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
+    return head.group(1) + (head.group(2) or "") if head else nodes
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def local_devices() -> int:
+    """How many accelerators this node has."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def device_of(world: World) -> str:
+    """The torch device of this rank: its GPU, or the CPU."""
+    return f"cuda:{world.local_rank}" if local_devices() else "cpu"
+
+
+def share_threads(world: World) -> None:
+    """Give each rank of a node its part of the cores: ranks that fight over cores are slower than one."""
+    import torch
+
+    from pipeline.processes import available_cores
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, available_cores() // world.local_size))
+
+
+def sum_over_ranks(values: list[float], device: str) -> list[float]:
+    """The sum of each value over all ranks, in float64; every rank calls it and gets the same."""
+    import torch
+    import torch.distributed as dist
+
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(total)
+    return [float(value) for value in total.tolist()]

@@ -1,0 +1,136 @@
+"""The house rules that imports show: one road, one door a dependency, nothing done at import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import model
+import pipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+# The road; a module may import from its own place and from those before it.
+ROAD = (
+    ("pipeline.errors",),
+    (
+        "pipeline.counter_random",
+        "pipeline.processes",
+        "pipeline.progress",
+        "pipeline.shipped",
+        "pipeline.storage",
+    ),
+    ("pipeline.lineage",),
+    ("pipeline.corpus",),
+    ("pipeline.batches",),
+    ("pipeline.recipe",),
+    ("pipeline.training",),
+    ("pipeline.release",),
+    ("pipeline.demo",),
+    ("pipeline.cli",),
+)
+DOORS = {
+    "deepspeed": {"pipeline.training.engine"},
+    "mlflow": {"pipeline.training.tracking"},
+    "click": {"pipeline.cli", "pipeline.demo"},
+    "sentencex": {"pipeline.corpus.sentences"},
+    "transformers": {"pipeline.release.convert", "pipeline.demo"},
+}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in ("pipeline", "model"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of everything that a file imports, at any depth of its code."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def place(name: str) -> int | None:
+    """How far down the road a module lies."""
+    for number, rooms in enumerate(ROAD):
+        if any(name == room or name.startswith(room + ".") for room in rooms):
+            return number
+    return None
+
+
+def test_both_packages_load_from_this_checkout() -> None:
+    assert Path(pipeline.__file__).parent == ROOT / "pipeline"
+    assert Path(model.__file__).parent == ROOT / "model"
+
+
+def test_every_module_has_its_place_on_the_road() -> None:
+    homeless = [name for name in modules() if name.startswith("pipeline.") and place(name) is None]
+    assert homeless == []
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_a_module_imports_only_what_lies_earlier_on_the_road(name: str) -> None:
+    for other in imported(modules()[name]):
+        if name.startswith("model"):
+            assert not other.startswith("pipeline"), f"{name} imports {other}"
+        elif (there := place(other)) is not None and (here := place(name)) is not None:
+            assert there <= here, f"{name} imports {other}, which lies further down the road"
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    known = modules()
+    edges = {
+        name: {
+            other
+            for other in known
+            for target in imported(path)
+            if target in (other, f"{other}.{target.rsplit('.', 1)[-1]}")
+        }
+        - {name}
+        for name, path in known.items()
+    }
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"circle: {' → '.join((*trail, name))}"
+        if name not in seen:
+            for other in edges[name]:
+                visit(other, (*trail, name))
+            seen.add(name)
+
+    seen: set[str] = set()
+    for name in known:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("dependency", sorted(DOORS))
+def test_a_dependency_has_one_door(dependency: str) -> None:
+    through = {
+        name
+        for name, path in modules().items()
+        if any(other == dependency or other.startswith(dependency + ".") for other in imported(path))
+    }
+    assert through == DOORS[dependency]
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    code = "import sys, pipeline.cli; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = {"torch", "mlflow", "numpy", "pyarrow", "deepspeed", "transformers", "tokenizers", "rich", "yaml"}
+    assert heavy & set(loaded) == set()
+
+
+def test_no_module_is_named_like_one_of_the_standard_library() -> None:
+    clashes = {name for name in modules() if name.split(".")[-1] in sys.stdlib_module_names}
+    assert clashes == set()

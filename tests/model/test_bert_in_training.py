@@ -1,0 +1,159 @@
+"""What training relies on: dropout where published, initial weights, and losses where nothing is masked."""
+
+import pytest
+import torch
+from torch import nn
+
+from model.attention import attend, lay_out
+from model.bert import BertForPretraining
+from model.config import preset
+
+
+def test_hidden_dropout_drops_its_share_and_scales_the_rest(make_model, lay_end_to_end):
+    model = make_model(hidden_dropout=0.25)
+    batch = lay_end_to_end((30, 30, 30, 30))
+    inputs = batch["tokens_T"], batch["segments_T"], batch["positions_T"]
+    whole = model.bert.embeddings(*inputs)
+    dropped = model.train().bert.embeddings(*inputs)
+    kept = dropped != 0
+    assert abs(float(kept.float().mean()) - 0.75) < 0.03  # 3,840 draws: 4 standard deviations are 0.028
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+
+
+def test_hidden_dropout_stands_behind_the_embeddings_and_each_half_of_a_layer(make_model, lay_end_to_end):
+    model = make_model(hidden_dropout=0.25).train()
+    calls = []
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.register_forward_hook(lambda module, *_: calls.append(module.p))
+    model(**lay_end_to_end((4, 9)))
+    assert calls == [0.25] * (1 + 2 * model.config.layers)
+
+
+@pytest.mark.parametrize("lengths", [(64, 64), (64, 40)], ids=["equal", "mixed"])
+def test_attention_dropout_drops_its_share_of_probabilities_and_scales_the_rest(lengths):
+    starts = torch.tensor([0, *lengths]).cumsum(0).int()
+    total = int(starts[-1])
+    flat = torch.zeros(total, 1, 64)  # equal scores: every probability of the first sequence is 1/64
+    value = torch.cat([torch.eye(64), torch.zeros(total - 64, 64)])[:, None, :]  # shows the probabilities
+    layout = lay_out(tokens=total, sequence_starts_B1=starts, longest=64)
+    probabilities = attend(flat, flat, value, layout, dropout=0.25)[:64, 0]
+    kept = probabilities != 0
+    assert abs(float(kept.float().mean()) - 0.75) < 0.03  # 4,096 draws
+    torch.testing.assert_close(probabilities[kept], torch.full((int(kept.sum()),), 1 / 64 / 0.75))
+
+
+@pytest.mark.parametrize("rate", ["hidden_dropout", "attention_dropout"])
+def test_dropout_acts_in_training_alone_and_follows_the_seed(make_model, lay_end_to_end, rate):
+    model, batch = make_model(**{rate: 0.1}), lay_end_to_end((9, 14, 6))
+
+    def loss(seed: int) -> float:
+        torch.manual_seed(seed)
+        return float(model(**batch).mlm_sum)
+
+    assert loss(1) == loss(2)
+    model.train()
+    assert loss(1) != loss(2)
+    assert loss(1) == loss(1)
+
+
+def test_training_and_evaluation_agree_where_dropout_is_0(make_model, lay_end_to_end):
+    model, batch = make_model(), lay_end_to_end((9, 14, 6))
+    evaluated = model(**batch)
+    torch.testing.assert_close(tuple(model.train()(**batch)), tuple(evaluated), rtol=1e-6, atol=0)
+
+
+def test_initial_weights_are_normal_with_deviation_0_02_biases_0_and_norms_the_identity():
+    model = BertForPretraining(preset("tiny", vocab_size=1000))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            assert torch.all(parameter == 0), name
+        elif "norm" in name:
+            assert torch.all(parameter == 1), name
+        elif parameter.numel() > 10_000:
+            assert float(parameter.std()) == pytest.approx(0.02, rel=0.03), name
+            assert abs(float(parameter.mean())) < 0.02 * 4 / parameter.numel() ** 0.5, name
+            # A cut at two deviations, as in the first published code, would leave none beyond it.
+            assert float((parameter.abs() > 0.04).float().mean()) == pytest.approx(0.0455, rel=0.2), name
+        else:
+            assert float(parameter.std()) == pytest.approx(0.02, rel=0.25), name
+
+
+def test_the_seed_decides_the_initial_weights(config):
+    states = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        states.append(BertForPretraining(config).state_dict())
+    first, same, other = states
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["bert.pooler.dense.weight"], other["bert.pooler.dense.weight"])
+
+
+@pytest.mark.parametrize("pads", [0, 4], ids=["M is 0", "M is all pads"])
+def test_nothing_masked_gives_a_loss_of_exactly_0_and_gradients_of_0_everywhere(
+    make_model, lay_end_to_end, gradients, pads
+):
+    model = make_model()
+    batch = lay_end_to_end((9, 14, 6), masked_each=0, masked_pads=pads)
+    batch["next_labels_B"][:] = -100
+    sums = model(**batch)
+    assert [float(value) for value in sums] == [0, 0, 0, 0]
+    found = gradients(model, sums.mlm_sum + sums.nsp_sum)
+    # Every parameter has one: each module ran, which ZeRO 3 and data-parallel ranks rely on.
+    assert set(found) == {name for name, _ in model.named_parameters()}
+    assert all(torch.all(gradient == 0) for gradient in found.values())
+
+
+def test_pads_of_masked_positions_change_no_loss_and_no_gradient(make_model, lay_end_to_end, gradients):
+    model, batch = make_model(), lay_end_to_end((9, 14, 6))
+    padded = {
+        **batch,
+        "masked_positions_M": torch.cat([batch["masked_positions_M"], torch.tensor([0, 11, 28])]),
+        "masked_labels_M": torch.cat([batch["masked_labels_M"], torch.full((3,), -100)]),
+    }
+    wanted, found = model(**batch), model(**padded)
+    torch.testing.assert_close(tuple(found), tuple(wanted), rtol=1e-6, atol=0)
+    expected = gradients(model, wanted.mlm_sum + wanted.nsp_sum)
+    torch.testing.assert_close(
+        gradients(model, found.mlm_sum + found.nsp_sum), expected, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_the_sums_of_two_halves_add_up_to_the_whole(make_model, lay_end_to_end):
+    model, batch = make_model(), lay_end_to_end((9, 14, 6, 11))
+    halves = []
+    first = slice(0, 3), slice(0, 23), slice(0, 4)  # of starts, tokens and masked positions
+    second = slice(2, 5), slice(23, 40), slice(4, 8)
+    for pairs, tokens, masked in (first, second):
+        half = {name: batch[name][tokens] for name in ("tokens_T", "segments_T", "positions_T")}
+        starts = batch["sequence_starts_B1"][pairs] - tokens.start
+        half |= {"sequence_starts_B1": starts, "longest": int(starts.diff().max())}
+        half["masked_positions_M"] = batch["masked_positions_M"][masked] - tokens.start
+        half["masked_labels_M"] = batch["masked_labels_M"][masked]
+        half["next_labels_B"] = batch["next_labels_B"][pairs.start : pairs.stop - 1]
+        halves.append(model(**half))
+    added = tuple(map(sum, zip(*halves, strict=True)))
+    torch.testing.assert_close(added, tuple(model(**batch)), rtol=1e-6, atol=0)
+
+
+def test_losses_are_summed_in_fp32_where_the_network_is_bf16(make_model, lay_end_to_end):
+    model, batch = make_model(), lay_end_to_end((9, 14, 6), tail=3)
+    full = model(**batch)
+    half = model.bfloat16()(**batch)
+    assert half.mlm_sum.dtype == half.nsp_sum.dtype == torch.float32
+    assert float(half.mlm_sum) == pytest.approx(float(full.mlm_sum), rel=0.05)
+    half.mlm_sum.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_few_steps_learn_a_batch_by_heart(config, lay_end_to_end):
+    model = BertForPretraining(config).train()
+    batch = lay_end_to_end((9, 14, 6))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        sums = model(**batch)
+        optimizer.zero_grad()
+        (sums.mlm_sum + sums.nsp_sum).backward()
+        optimizer.step()
+    assert sums.mlm_correct == 6
+    assert sums.nsp_correct == 3
