@@ -3,11 +3,15 @@
 In: a preset, a batch size, a sequence length, and how full the sequences are. Out: one line a side, and their
 ratio. What always holds: both sides have the same initial weights (checked by their losses, dropout off) and
 train on the same pairs, of mixed lengths, drawn from a seed; each side is a process of its own, and their
-rounds alternate, so that what else the machine does meets both; medians and the range are shown.
+rounds alternate, so that what else the machine does meets both. Shown are the median and range of each side,
+and the median of the rounds' ratios.
 
 bertpipe takes the pairs unpadded and predicts at masked positions. transformers' `BertForPreTraining` takes
 them padded to the batch's longest and predicts at every position, as its own examples do. fp32 and AdamW on
 both sides, dropout 0.1.
+
+On a machine that does other work too, take `--threads 1`: threads that wait for each other on shared cores
+measure the scheduler (seen here: 8 sequences/s instead of 112).
 
     $ python benchmarks/step.py --preset mini --batch 16 --length 128 --rounds 7
 """
@@ -211,18 +215,17 @@ def main() -> None:
         f"{options.preset}, {options.batch} pairs of up to {options.length} tokens, fill {fill:.2f}, fp32, "
         f"{options.device}, {options.threads} threads, torch {torch.__version__}, {options.rounds} rounds"
     )
-    rate = {}
     for side in SIDES:
-        timed = sorted(options.batch / one for one in seconds[side][1:])
-        rate[side] = statistics.median(timed)
+        rates = sorted(options.batch / one for one in seconds[side][1:])
         print(
-            f"{side:>12}: {rate[side]:8.2f} sequences/s [{timed[0]:.2f} to {timed[-1]:.2f}], "
+            f"{side:>12}: {statistics.median(rates):8.2f} sequences/s [{rates[0]:.2f} to {rates[-1]:.2f}], "
             f"peak memory {peak[side]:,.0f} MiB above the imports"
         )
     ours, theirs = SIDES
+    ratios = sorted(slow / fast for fast, slow in zip(seconds[ours][1:], seconds[theirs][1:], strict=True))
     print(
-        f"{'ratio':>12}: {rate[ours] / rate[theirs]:.2f} times the sequences/s, "
-        f"{peak[ours] / peak[theirs]:.2f} times the peak memory"
+        f"{'ratio':>12}: {statistics.median(ratios):.2f} times the sequences/s "
+        f"[{ratios[0]:.2f} to {ratios[-1]:.2f}], {peak[ours] / peak[theirs]:.2f} times the peak memory"
     )
 
 

@@ -79,7 +79,8 @@ def lay_out(*, tokens: int, sequence_starts_B1: Tensor, longest: int) -> Layout:
     token_T = torch.arange(tokens, device=device, dtype=sequence_starts_B1.dtype)
     sequence_T = torch.searchsorted(ends_B.contiguous(), token_T, right=True)  # B for the tail
     slot_T = sequence_T * longest + (token_T - sequence_starts_B1[sequence_T])
-    # An empty sequence keeps one key: a softmax over none is not a number, and would poison the gradients.
+    # An empty sequence keeps one key: a softmax over none is 0 / 0, which not every backend of
+    # scaled_dot_product_attention guards against, and a gradient that is not a number spreads.
     real_BS = step_S < lengths_B.clamp(min=1)[:, None]
     return Layout(
         sequence_starts_B1=sequence_starts_B1,

@@ -50,6 +50,9 @@ def main() -> None:
 
     The road: vocab → shard → inspect → pretrain → evaluate → convert. `bertpipe demo` walks it in minutes.
     """
+    # OpenMP's threads spin while they wait: beside a dataloader worker on the same cores a step of `tiny` then
+    # took 10 s instead of 0.5 (benchmarks/LOG.md). Read when torch loads, hence before any command imports it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:

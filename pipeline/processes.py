@@ -1,13 +1,16 @@
-"""Child processes that never outlive their parent.
+"""Child processes that never outlive the one that started them.
 
-In: nothing. Out: a promise of the kernel's (Linux): when the parent dies, by `kill -9` too, this process
-is killed. What always holds: no orphaned worker keeps a core, a lock or a port.
+In: nothing. Out: when the parent dies, by `kill -9` too, this process ends. What always holds: no orphaned
+worker keeps a core, a lock or a port.
 """
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
+import threading
+from multiprocessing.connection import wait
 
 _PR_SET_PDEATHSIG = 1
 
@@ -25,9 +28,31 @@ def die_with_parent(parent: int | None = None) -> None:
         os._exit(1)
 
 
+def die_with_starter() -> None:
+    """End this process once the one that started it through `multiprocessing` is gone.
+
+    A fork server lives as long as its workers, each of which holds its pipe, so that neither would notice the
+    starter's death: a thread waits for the starter's own pipe to close.
+    """
+    starter = multiprocessing.parent_process()
+    if starter is None:
+        return
+
+    def watch() -> None:
+        wait([starter.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="die-with-starter", daemon=True).start()
+
+
 def enter_worker(parent: int) -> None:
-    """Initialise a pool's worker: it dies with its parent and leaves Ctrl-C to it."""
+    """Initialise a pool's worker: it dies with its parent and leaves Ctrl-C to it.
+
+    parent: the process id of this process's parent, which under a fork server isn't the process that asked
+    for the worker: that one is watched too.
+    """
     die_with_parent(parent)
+    die_with_starter()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One process a core is the plan: threads inside a worker would only fight over it.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -36,7 +36,6 @@ from pipeline.errors import InputError, RunFailed
 
 # Positions travel as int16.
 LONGEST_SEQUENCE = 32_767
-_NO_WORK = np.zeros(0, np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ def order_plan(
 
 
 class TrainLoader:
-    """A rank's steps from `start_step` on, in order; iterate over it once.
+    """A rank's steps from `start_step` on, in order; steps count from the phase's first. Iterate over it once.
 
     lanes, global_batch, micro_batch, sequence_length: as in the recipe
     workers: processes that read and mask; 0 does it in the trainer. `share.readers` is how many there are:
@@ -140,7 +139,7 @@ class TrainLoader:
         )
         self._workers = workers
         self._prefetch = prefetch
-        self._running: Iterator[Any] | None = None
+        self._running: Any = None
 
     def __enter__(self) -> "TrainLoader":
         return self
@@ -153,18 +152,16 @@ class TrainLoader:
     def close(self) -> None:
         """End the workers."""
         running, self._running = self._running, None
-        if running is not None and self._workers:
-            running._shutdown_workers()  # type: ignore[attr-defined]  # what its __del__ calls, but now
+        if running is not None:
+            running._shutdown_workers()  # what its __del__ calls, but now
 
     @property
     def worker_processes(self) -> list[int]:
         """The process ids of the running workers."""
-        running: Any = self._running
-        return [process.pid for process in running._workers] if running is not None and self._workers else []
+        return [process.pid for process in self._running._workers] if self._running is not None else []
 
     def __iter__(self) -> Iterator[StepBatches]:
         chunks = self._from_workers() if self._workers else self._assembly.chunks(reader=0)
-        self._running = self._running or chunks
         readers, step = self.share.readers, self._assembly.start_step
         while step != self._assembly.stop_step:
             began = time.perf_counter()

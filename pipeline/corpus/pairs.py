@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import counter_random
+from pipeline.corpus.balance import Balance
 from pipeline.corpus.shards import Block
 
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
@@ -101,35 +102,8 @@ class Draft(NamedTuple):
     random_next: bool
     document_a: int
     document_b: int
-
-
-class Balance:
-    """Keeps the random-next share of a partition at one half.
-
-    A chunk of one sentence has no next sentence and is random-next by force: about one in ten of English.
-    With f the forced share, the other chunks draw random-next with p = (0.5 - f) / (1 - f). f is the share
-    met so far, starting from one in ten, and p is corrected by the distance from one half so far. With
-    that correction the distance is about ±0.7 pairs (one standard deviation: sqrt(_REACH / 8)), so that a few
-    hundred pairs keep within 1 %; drawn freely, it would take ten thousand pairs to.
-    """
-
-    _PRIOR_FORCED, _PRIOR_PAIRS = 1.6, 16.0
-    _REACH = 4.0  # a distance of this many pairs from one half shifts p by 1
-
-    def __init__(self) -> None:
-        self.pairs = self.random_next = self.forced = 0
-
-    def probability(self) -> float:
-        """The chance with which an unforced chunk is to be random-next."""
-        forced_share = (self.forced + self._PRIOR_FORCED) / (self.pairs + self._PRIOR_PAIRS)
-        fair = (0.5 - forced_share) / (1.0 - forced_share)
-        return min(1.0, max(0.0, fair + (self.pairs / 2 - self.random_next) / self._REACH))
-
-    def count(self, random_next: bool, forced: bool) -> None:
-        """Take note of one more pair."""
-        self.pairs += 1
-        self.random_next += random_next
-        self.forced += forced
+    forced: bool
+    short: bool
 
 
 def gather(flat: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
@@ -150,16 +124,17 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
 
     Raises ValueError where the partition holds documents but not two different ones.
     """
-    counts = PairCounts(documents=len(partition), sentences=len(partition.sentence_offsets) - 1)
-    drafts = list(walk(partition, options, counts))
+    rehearsal = Balance()
+    for _ in walk(partition, options, rehearsal):
+        pass
+    drafts = list(walk(partition, options, Balance(rehearsal.met)))
     columns = np.array(drafts, dtype=np.int64).reshape(len(drafts), len(Draft._fields))
     # A book's pairs come in a row; shuffled over the partition, a block is a sample of it.
     columns = columns[counter_random.permutation(shuffle_key, len(drafts))]
-    a_start, a_stop, b_start, b_stop, random_next, document_a, document_b = columns.T
+    a_start, a_stop, b_start, b_stop, random_next, document_a, document_b, forced, short = columns.T
     tokens = gather(
         partition.tokens, np.stack([a_start, b_start], 1).ravel(), np.stack([a_stop, b_stop], 1).ravel()
     )
-    counts.tokens = len(tokens)
     block = Block(
         tokens=tokens,
         offsets=starts_of((a_stop - a_start) + (b_stop - b_start)),
@@ -168,22 +143,31 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
         document_a=partition.document_hashes[document_a],
         document_b=partition.document_hashes[document_b],
     )
+    counts = PairCounts(
+        documents=len(partition),
+        sentences=len(partition.sentence_offsets) - 1,
+        pairs=len(block),
+        tokens=len(tokens),
+        random_next=int(random_next.sum()),
+        forced=int(forced.sum()),
+        short_documents=len(np.unique(document_a[short > 0])),
+        short_pairs=int(short.sum()),
+    )
     return block, counts
 
 
-def walk(partition: Partition, options: PairOptions, counts: PairCounts) -> Iterator[Draft]:
-    """The partition's pairs, document by document; `counts` is kept along."""
+def walk(partition: Partition, options: PairOptions, balance: Balance) -> Iterator[Draft]:
+    """The partition's pairs, document by document, with labels as `balance` steers them."""
     longest = options.max_seq_length - SPECIAL_TOKENS
     hashes = partition.document_hashes.tolist()
     firsts = partition.document_offsets.tolist()  # of each document, its first sentence
     offsets = partition.sentence_offsets.tolist()  # of each sentence, its first token
-    balance = Balance()
     for document, document_hash in enumerate(hashes):
+        balance.begin(document)
         stream = counter_random.Stream(counter_random.key(options.seed, document_hash, _COPY))
         target = longest
         if stream.unit() < options.short_seq_prob:
             target = stream.between(_SHORTEST_TARGET, longest)
-            counts.short_documents += 1
         same = _same_hash(hashes, document)
         sentence, end = firsts[document], firsts[document + 1]
         while sentence < end:
@@ -200,19 +184,17 @@ def walk(partition: Partition, options: PairOptions, counts: PairCounts) -> Iter
                 following = a_end  # what A left of the chunk is put back
             else:
                 other, b_first, b_end, following = document, a_end, chunk_end, chunk_end
-            a_range, b_range = offsets[sentence], offsets[a_end]
+            balance.count(random_next, forced)
+            a, b = (offsets[sentence], offsets[a_end]), (offsets[b_first], offsets[b_end])
             yield Draft(
-                *_truncate(stream, (a_range, b_range), (offsets[b_first], offsets[b_end]), longest),
+                *_truncate(stream, a, b, longest),
                 random_next,
                 document,
                 other,
+                forced,
+                target < longest,
             )
-            balance.count(random_next, forced)
-            counts.short_pairs += target < longest
             sentence = following
-    counts.pairs += balance.pairs
-    counts.random_next += balance.random_next
-    counts.forced += balance.forced
 
 
 def _same_hash(hashes: list[int], document: int) -> tuple[int, int]:

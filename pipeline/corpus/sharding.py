@@ -15,11 +15,14 @@ Example:
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from pipeline import storage
 from pipeline.corpus import census, sources, tally, vocab
+from pipeline.corpus.agreement import check_finished, check_plan, identity
 from pipeline.corpus.executor import open_executor, run_tasks
 from pipeline.corpus.mapper import MapTask, Spill, map_split, read_spill
 from pipeline.corpus.pairs import PairOptions
@@ -31,14 +34,16 @@ from pipeline.corpus.splits import Split, find_splits
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.corpus.work_folder import WorkFolder, is_finished, remove_leftovers
 from pipeline.errors import InputError
-from pipeline.lineage import difference, hash_json, library_versions
+from pipeline.lineage import hash_json, library_versions
 from pipeline.processes import available_cores
 from pipeline.progress import Progress, say
 
 VOCABULARY_FOLDER = "vocab"
-_PLAN = "plan.json"
 # About 35,000 pairs of 128 tokens: a reduce task of a second or two, in 100 MB.
 _SHARD_BYTES = 16 << 20
+# A process takes two to three seconds to start (the tokeniser; torch, which webdataset imports): it is
+# started of itself only where it has so much to do.
+_WORKER_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +76,12 @@ class ShardConfig:
     documents."""
 
     workers: int | None = None
-    """Processes; None: one a core. Decides no byte."""
+    """Processes; None: one a core, as far as each has 4 MB of files to read. Decides no byte."""
 
     validation_fraction: float = 0.01
     """Share of documents held out; at least 64 of them where that is no more than a tenth. 0: none."""
 
-    seed: int = 0
+    seed: int = 1
     """Of all that is drawn."""
 
     language: str = "en"
@@ -123,19 +128,22 @@ def run(config: ShardConfig) -> Manifest:
     given = load_vocabulary(config.vocab, config.cased) if config.vocab is not None else None
     splits = find_splits(config.corpus)
     sources.refuse_overlap(config.corpus, config.output)
-    source = sources.describe(splits)
+    files = sources.describe(splits)
     if is_finished(config.output):
-        return _finished(config, given, source)
+        return _finished(config, given, files)
     began = time.monotonic()
     with WorkFolder(config.output) as work:
         if is_finished(config.output):  # by another command, while this one was looking at the corpus
-            return _finished(config, given, source)
-        _check_plan(work.path, config, given)
+            return _finished(config, given, files)
+        check_plan(config.output, work.path, config.settings, given, files)
         vocabulary = _vocabulary(config, work.path, given)
-        spills = _map(config, work.path, vocabulary, splits)
-        plans = _census(config, work.path, spills)
-        reduced = _reduce(config, work.path, vocabulary, spills, plans)
-        manifest = _manifest(config, vocabulary, spills, reduced, source)
+        workers = _workers(config, splits, files["file_bytes"])
+        with open_executor(workers) as executor:
+            tasks = partial(run_tasks, executor, workers=workers)
+            spills = _map(config, work.path, vocabulary, splits, tasks)
+            plans = _census(config, work.path, spills)
+            reduced = _reduce(config, work.path, vocabulary, spills, plans, tasks)
+        manifest = _manifest(config, vocabulary, spills, reduced, files)
         _remove_strays(config.output, manifest)
         write_manifest(config.output, manifest)
         work.finish()
@@ -144,43 +152,13 @@ def run(config: ShardConfig) -> Manifest:
     return manifest
 
 
-def _finished(config: ShardConfig, given: Vocabulary | None, source: dict[str, Any]) -> Manifest:
+def _finished(config: ShardConfig, given: Vocabulary | None, files: dict[str, Any]) -> Manifest:
     """The manifest of finished shards, where this command would make the same."""
     manifest = read_manifest(config.output)
-    differences = difference(config.settings, manifest.settings)
-    if given is not None:
-        differences += difference({"vocabulary": _identity(given)}, {"vocabulary": manifest.vocabulary})
-    theirs = {name: manifest.corpus.get(name) for name in source}
-    differences += difference({"corpus": source}, {"corpus": theirs})
-    if differences:
-        raise InputError(
-            f"{config.output} holds shards made otherwise ({'; '.join(differences)}); name another folder, "
-            "or delete this one"
-        )
+    check_finished(config.output, manifest, config.settings, given, files)
     remove_leftovers(config.output)
     say(f"{config.output} holds these shards already: {tally.headline(manifest)}")
     return manifest
-
-
-def _check_plan(work: str, config: ShardConfig, given: Vocabulary | None) -> None:
-    """Write down what is being made, or refuse to continue something else."""
-    path = os.path.join(work, _PLAN)
-    plan = {
-        "settings": config.settings,
-        "vocabulary": None if given is None else _identity(given),
-        "versions": library_versions(),
-    }
-    if not os.path.exists(path):
-        storage.write_json(path, plan)
-    elif differences := difference(plan, storage.read_json(path)):
-        raise InputError(
-            f"{config.output} holds unfinished shards made otherwise ({'; '.join(differences)}); finish them "
-            "with their own command, name another folder, or delete this one"
-        )
-
-
-def _identity(vocabulary: Vocabulary) -> dict[str, Any]:
-    return {"hash": vocabulary.hash, "size": vocabulary.size, "cased": vocabulary.cased}
 
 
 def _vocabulary(config: ShardConfig, work: str, given: Vocabulary | None) -> Vocabulary:
@@ -203,11 +181,20 @@ def _vocabulary(config: ShardConfig, work: str, given: Vocabulary | None) -> Voc
                 read=config.read,
             )
         )
-    storage.write_json(mark, _identity(vocabulary))
+    storage.write_json(mark, identity(vocabulary))
     return vocabulary
 
 
-def _map(config: ShardConfig, work: str, vocabulary: Vocabulary, splits: list[Split]) -> list[Spill]:
+def _workers(config: ShardConfig, splits: list[Split], file_bytes: int) -> int:
+    """Processes worth their start."""
+    wanted = config.workers or min(available_cores(), file_bytes // _WORKER_BYTES)
+    most_tasks = max(len(splits), config.shards or file_bytes // _SHARD_BYTES)
+    return max(1, min(wanted, most_tasks))
+
+
+def _map(
+    config: ShardConfig, work: str, vocabulary: Vocabulary, splits: list[Split], run_all: Callable[..., Any]
+) -> list[Spill]:
     """The spills of all splits, sorted by name; only those not yet there are made."""
     tasks = [
         MapTask(
@@ -224,15 +211,11 @@ def _map(config: ShardConfig, work: str, vocabulary: Vocabulary, splits: list[Sp
     found = {task.stem: read_spill(work, task.stem) for task in tasks}
     spills = [spill for spill in found.values() if spill is not None]
     left = [task for task in tasks if found[task.stem] is None]
-    workers = _workers(config, len(left))
     if spills:
         say(f"continuing: {len(spills)} of {len(tasks)} splits are tokenised already")
     began, documents, size = time.monotonic(), 0, 0
-    with (
-        Progress("tokenising", total=len(left), unit="splits") as progress,
-        open_executor(workers) as executor,
-    ):
-        for spill in run_tasks(executor, map_split, left, workers=workers):
+    with Progress("tokenising", total=len(left), unit="splits") as progress:
+        for spill in run_all(map_split, left):
             spills.append(spill)
             documents += spill.fingerprint.documents
             size += spill.fingerprint.bytes
@@ -272,6 +255,7 @@ def _reduce(
     vocabulary: Vocabulary,
     spills: list[Spill],
     plans: list[census.PartitionPlan],
+    run_all: Callable[..., Any],
 ) -> list[Reduced]:
     """All shards in the order of `plans`; only those not yet there are made."""
     made_from = [config.settings, vocabulary.hash, [spill.stem for spill in spills], len(plans)]
@@ -291,21 +275,13 @@ def _reduce(
     found = {task.plan.name: read_reduced(task) for task in tasks}
     done = {name: reduced for name, reduced in found.items() if reduced is not None}
     left = [task for task in tasks if task.plan.name not in done]
-    workers = _workers(config, len(left))
     pairs = 0
-    with (
-        Progress("pairing", total=len(left), unit="shards") as progress,
-        open_executor(workers) as executor,
-    ):
-        for reduced in run_tasks(executor, reduce_partition, left, workers=workers):
+    with Progress("pairing", total=len(left), unit="shards") as progress:
+        for reduced in run_all(reduce_partition, left):
             done[reduced.shard.name] = reduced
             pairs += reduced.shard.pairs
             progress.advance(note=f"{pairs:,} pairs")
     return [done[plan.name] for plan in plans]
-
-
-def _workers(config: ShardConfig, tasks: int) -> int:
-    return max(1, min(config.workers or available_cores(), tasks))
 
 
 def _manifest(
@@ -313,13 +289,13 @@ def _manifest(
     vocabulary: Vocabulary,
     spills: list[Spill],
     reduced: list[Reduced],
-    source: dict[str, Any],
+    files: dict[str, Any],
 ) -> Manifest:
     corpus, counts = tally.tally(spills, reduced)
     return Manifest(
         settings=config.settings,
-        vocabulary=_identity(vocabulary),
-        corpus=corpus | source,
+        vocabulary=identity(vocabulary),
+        corpus=corpus | files,
         counts=counts,
         versions=library_versions(),
         shards=tuple(each.shard for each in reduced),

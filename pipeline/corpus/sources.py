@@ -37,11 +37,14 @@ def describe(splits: Sequence[Split]) -> dict[str, Any]:
 
 
 def stems(splits: Sequence[Split]) -> Iterator[tuple[str, Split]]:
-    """A name for each split's spill, the same for the same content; equal files are numbered."""
-    samples = {path: _sample(path) for path in {split.path for split in splits}}
+    """A name for each split's spill, the same while its file stays as it is; equal files are numbered.
+
+    A file's time counts here, too: a file that is edited and one that is copied are tokenised anew.
+    """
+    files = {path: [_sample(path), _changed(path)] for path in {split.path for split in splits}}
     seen: Counter[str] = Counter()
     for split in splits:
-        identity = hash_json([samples[split.path], split.kind, split.row_groups])[:16]
+        identity = hash_json([files[split.path], split.kind, split.row_groups])[:16]
         yield f"spill-{identity}-{seen[identity]}", split
         seen[identity] += 1
 
@@ -57,6 +60,10 @@ def _sample(path: str) -> str:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or str(error).splitlines()[0]}") from error
     return state.hexdigest()
+
+
+def _changed(path: str) -> int:
+    return 0 if storage.is_uri(path) else os.stat(path).st_mtime_ns
 
 
 def refuse_overlap(corpus: Sequence[str], output: str) -> None:

@@ -63,7 +63,7 @@ class WorkFolder:
         path = os.path.join(self.path, _LOCK)
         while True:
             try:
-                file = open(path, "a+", encoding="utf-8")
+                file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held until the stage ends
             except FileNotFoundError:  # another command finished just now and took its folder along
                 storage.make_folder(self.path)
                 continue

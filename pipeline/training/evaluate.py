@@ -9,6 +9,7 @@ Example:
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.batches.held_out import held_out_micro_batches
+from pipeline.batches.masking import SpecialIds
+from pipeline.batches.microbatch import MicroBatch
 from pipeline.corpus.shards import Manifest, read_block, read_manifest
 from pipeline.errors import InputError
 from pipeline.recipe import recipe_from
 from pipeline.training import checkpoints
-from pipeline.training.held_out import HeldOut
 from pipeline.training.preflight import vocabulary_of
 from pipeline.training.world import local_devices, sum_over_ranks
 
 # Enough blocks (of 1,024 pairs) to know a vocabulary's frequencies; a terabyte need not be read for it.
 _UNIGRAM_BLOCKS = 512
+_MICRO_BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,28 +64,34 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         )
     vocabulary = vocabulary_of(config.shards, manifest)
     recipe = recipe_from(info.recipe, str(config.checkpoint))
-    held_out = HeldOut.of(
-        config.shards,
-        manifest,
-        vocabulary,
-        masking=recipe.masking,
-        seed=recipe.seed,
-        sequences=config.sequences,
+    if manifest.max_seq_length > info.model["max_positions"]:
+        raise InputError(
+            f"{config.shards} holds pairs of up to {manifest.max_seq_length} tokens, the model has "
+            f"{info.model['max_positions']} positions; evaluate on shards of shorter pairs"
+        )
+    micro_batches = list(
+        held_out_micro_batches(
+            config.shards,
+            manifest,
+            sequences=config.sequences or max(1, manifest.pairs("validation")),
+            micro_batch=_MICRO_BATCH,
+            masking=recipe.masking,
+            special=SpecialIds.of(vocabulary),
+            seed=recipe.seed,
+        )
     )
     network = checkpoints.load_network(config.checkpoint, info, trusted=config.trusted)
     device = "cuda" if local_devices() else "cpu"
-    result = evaluate(network.to(device), held_out, device)
-    labels = np.concatenate([batch.masked_labels_M for batch in held_out.micro_batches()])
+    result = evaluate(network.to(device), micro_batches, device)
+    labels = np.concatenate([batch.masked_labels_M for batch in micro_batches])
     result["unigram_mlm_loss"] = unigram_loss(config.shards, manifest, labels[labels >= 0], vocabulary.size)
-    return {"step": info.step, "sequences": held_out.sequences, **result}
+    return {"step": info.step, "sequences": sum(batch.pairs for batch in micro_batches), **result}
 
 
-def evaluate(
-    network: Any, held_out: HeldOut, device: str, *, rank: int = 0, ranks: int = 1
-) -> dict[str, float]:
-    """Losses (nats), accuracies and perplexity over the held-out pairs; every rank calls it.
+def evaluate(network: Any, micro_batches: Iterable[MicroBatch], device: str) -> dict[str, float]:
+    """Losses (nats), accuracies and perplexity over a rank's held-out micro-batches and the other ranks'.
 
-    network: anything that is called like `BertForPretraining`
+    network: anything that is called like `BertForPretraining`; every rank calls it equally often
     """
     import torch
 
@@ -90,7 +100,7 @@ def evaluate(
     training = network.training
     network.eval()
     with torch.no_grad():
-        for micro_batch in held_out.micro_batches(rank=rank, ranks=ranks):
+        for micro_batch in micro_batches:
             sums = network(**micro_batch.tensors(device))
             totals += torch.stack([value.double() for value in sums])
             masked += micro_batch.masked

@@ -53,21 +53,25 @@ class Training:
         recipe = self._plan.recipe
         display = TrainingDisplay(total=recipe.steps, done=self.step, shown=self._world.is_first)
         for index in range(len(recipe.phases)):
-            marked = time.perf_counter()
-            for batches in self._plan.loader(index, self.step, self._world):
-                masked, signal_number = agree(batches.masked, request.signal_number, self._engine.device)
-                if signal_number:
-                    self._stop(signal_number, log)
-                sums = self._train(index, batches, masked)
-                metrics = self._metrics(index, sums, time.perf_counter() - marked)
-                if recipe.evaluate.every and self.step % recipe.evaluate.every == 0:
-                    metrics |= self._evaluate(index)
-                log.append(metrics)
-                tracker.log(metrics)
-                display.step(metrics)
-                if self.step % recipe.checkpoint.every == 0 or self.step == recipe.steps:
-                    self._save(log)
+            if self.step >= self._plan.first_step(index + 1):
+                continue
+            with self._plan.loader(index, self.step, self._world) as loader:
                 marked = time.perf_counter()
+                for batches in loader:
+                    masked, signal_number = agree(batches.masked, request.signal_number, self._engine.device)
+                    if signal_number:
+                        self._stop(signal_number, log)
+                    sums = self._train(index, batches, masked)
+                    seconds = time.perf_counter() - marked
+                    metrics = self._metrics(index, sums, loader.plan.epochs_done(batches.step + 1), seconds)
+                    if recipe.evaluate.every and self.step % recipe.evaluate.every == 0:
+                        metrics |= self._evaluate(index)
+                    log.append(metrics)
+                    tracker.log(metrics)
+                    display.step(metrics)
+                    if self.step % recipe.checkpoint.every == 0 or self.step == recipe.steps:
+                        self._save(log)
+                    marked = time.perf_counter()
         display.say(f"step {self.step} of {recipe.steps}: {Path(recipe.run) / FOLDER / LATEST}")
 
     def _train(self, index: int, batches: StepBatches, masked: int) -> StepSums:
@@ -86,13 +90,12 @@ class Training:
         self._tokens += sums.tokens
         return sums
 
-    def _metrics(self, index: int, sums: StepSums, seconds: float) -> dict[str, Any]:
+    def _metrics(self, index: int, sums: StepSums, epoch: float, seconds: float) -> dict[str, Any]:
         """What `metrics.jsonl` says of the step just done (the design's names)."""
         phase, ranks = self._plan.recipe.phases[index], self._world.size
-        in_phase = self.step - self._plan.first_step(index)
         return {
             "step": self.step,
-            "epoch": round(self._plan.epochs_done(index, in_phase), 6),
+            "epoch": round(epoch, 6),
             "samples": self._samples,
             "tokens": self._tokens,
             "loss": sums.mlm_loss + sums.nsp_loss,
@@ -100,7 +103,7 @@ class Training:
             "nsp_loss": sums.nsp_loss,
             "mlm_accuracy": sums.mlm_accuracy,
             "nsp_accuracy": sums.nsp_accuracy,
-            "learning_rate": learning_rate(phase, in_phase - 1),
+            "learning_rate": sums.learning_rate,
             "gradient_norm": sums.gradient_norm,
             "sequences_per_second": phase.global_batch / seconds,
             "tokens_per_second": sums.tokens / seconds,
@@ -111,10 +114,8 @@ class Training:
     def _evaluate(self, index: int) -> dict[str, float]:
         figures = evaluate(
             self._engine.network,
-            self._plan.held_out(index),
+            self._plan.held_out(index, self._world),
             self._engine.device,
-            rank=self._world.rank,
-            ranks=self._world.size,
         )
         self._held_out_figures = figures
         return {f"held_out_{name}": value for name, value in figures.items()}

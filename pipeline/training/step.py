@@ -10,6 +10,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from model.config import ModelConfig
 from model.counts import step_flops
 from pipeline import counter_random
@@ -31,6 +33,7 @@ class StepSums:
     flops: floating-point operations that they take
     wait_seconds: what the ranks waited for data, summed
     gradient_norm: before clipping
+    learning_rate: of this step
     """
 
     mlm_loss: float
@@ -41,6 +44,7 @@ class StepSums:
     flops: float
     wait_seconds: float
     gradient_norm: float
+    learning_rate: float
 
 
 def agree(masked: int, signal_number: int, device: str) -> tuple[int, int]:
@@ -72,19 +76,17 @@ def train_step(
     import torch
 
     totals = torch.zeros(4, dtype=torch.float64, device=engine.device)
-    flops = tokens = 0
+    flops = 0
     for number, micro_batch in enumerate(batches.micro_batches):
         torch.manual_seed(counter_random.key(_DROPOUT, *dropout_key, number) >> 1)
         sums = engine.network(**micro_batch.tensors(engine.device))
         loss = sums.mlm_sum / max(1, masked) + sums.nsp_sum / pairs
         engine.backward(loss, last=number == len(batches.micro_batches) - 1)
         totals += torch.stack([value.detach().double() for value in sums])
-        lengths = micro_batch.lengths
-        tokens += int(lengths.sum())
-        flops += step_flops(model, lengths, micro_batch.masked)
+        flops += step_flops(model, np.diff(micro_batch.sequence_starts_B1), micro_batch.masked)
     norm = engine.step(learning_rate)
     mlm, nsp, mlm_correct, nsp_correct, all_tokens, all_flops, wait = sum_over_ranks(
-        [*totals.tolist(), float(tokens), float(flops), batches.wait_seconds], engine.device
+        [*totals.tolist(), float(batches.tokens), float(flops), batches.wait_seconds], engine.device
     )
     return StepSums(
         mlm_loss=mlm / max(1, masked),
@@ -95,4 +97,5 @@ def train_step(
         flops=all_flops,
         wait_seconds=wait,
         gradient_norm=norm,
+        learning_rate=learning_rate,
     )

@@ -129,6 +129,12 @@ def test_an_empty_sequence_changes_nothing_and_poisons_nothing(
     )
 
 
+def test_every_sequence_has_a_key_to_attend_to_even_an_empty_one():
+    starts = torch.tensor([0, 0, 4, 4, 9, 9], dtype=torch.int32)
+    real = lay_out(tokens=12, sequence_starts_B1=starts, longest=5).grid.real_B11S[:, 0, 0]
+    assert real.sum(-1).tolist() == [1, 4, 1, 5, 1]
+
+
 def test_sequences_that_do_not_fit_what_the_caller_says_are_refused(make_model, lay_end_to_end):
     starts = torch.tensor([0, 4, 9], dtype=torch.int32)
     with pytest.raises(ValueError, match="do not fit longest=4"):

@@ -1,0 +1,65 @@
+"""Whether what stands in a shard folder is what a command would make.
+
+In: the command's settings, vocabulary and corpus files, and those written down in the folder. Out: nothing,
+or the refusal. What always holds: a difference is refused with both values named, and nothing is touched.
+
+Example:
+    check_plan("SHARDS", "SHARDS/.work", settings, vocabulary, files)
+"""
+
+import os
+from typing import Any
+
+from pipeline import storage
+from pipeline.corpus.shards import Manifest
+from pipeline.corpus.vocabulary import Vocabulary
+from pipeline.errors import InputError
+from pipeline.lineage import difference, library_versions
+
+_PLAN = "plan.json"
+
+
+def identity(vocabulary: Vocabulary) -> dict[str, Any]:
+    """A vocabulary as manifests and plans name it."""
+    return {"hash": vocabulary.hash, "size": vocabulary.size, "cased": vocabulary.cased}
+
+
+def check_plan(
+    output: str, work: str, settings: dict[str, Any], given: Vocabulary | None, files: dict[str, Any]
+) -> None:
+    """Write down in the work folder what is being made, or refuse to continue something else."""
+    path = os.path.join(work, _PLAN)
+    plan = {
+        "settings": settings,
+        "vocabulary": None if given is None else identity(given),
+        # With a vocabulary given, files may change before a restart: only their splits are made anew. One
+        # that is trained here belongs to the files it was trained on.
+        "corpus": files if given is None else None,
+        # Splits tokenised by two releases of a library would give shards that neither gives.
+        "versions": library_versions(),
+    }
+    if not os.path.exists(path):
+        storage.write_json(path, plan)
+    elif differences := difference(plan, storage.read_json(path)):
+        raise InputError(
+            f"{output} holds unfinished shards made otherwise ({'; '.join(differences)}); finish them with "
+            "their own command, name another folder, or delete this one"
+        )
+
+
+def check_finished(
+    output: str, manifest: Manifest, settings: dict[str, Any], given: Vocabulary | None, files: dict[str, Any]
+) -> None:
+    """Refuse where finished shards are others than this command's."""
+    ours: dict[str, Any] = {"settings": settings, "corpus": files}
+    theirs: dict[str, Any] = {
+        "settings": manifest.settings,
+        "corpus": {name: manifest.corpus.get(name) for name in files},
+    }
+    if given is not None:
+        ours["vocabulary"], theirs["vocabulary"] = identity(given), manifest.vocabulary
+    if differences := difference(ours, theirs):
+        raise InputError(
+            f"{output} holds shards made otherwise ({'; '.join(differences)}); name another folder, or delete "
+            "this one"
+        )

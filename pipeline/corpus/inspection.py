@@ -1,0 +1,279 @@
+"""The stage `bertpipe inspect`: what a shard folder holds, for a person or a machine.
+
+In: a shard folder. Out: settings, lineage, counts, label balance, a histogram of lengths, fill against
+padding, and some pairs in words, on standard output; with `verify`, every block is read and checked.
+What always holds: nothing is written; pairs are put into words by the vocabulary they were made with, or
+not at all; a folder that fails verification ends the command as failed.
+
+Example:
+    run(InspectConfig(folder="SHARDS", pairs=4, verify=True))
+"""
+
+import json
+import shutil
+import textwrap
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline import counter_random, storage
+from pipeline.corpus.pairs import SPECIAL_TOKENS
+from pipeline.corpus.shards import SPLITS, Manifest, ShardInfo, read_block, read_manifest
+from pipeline.corpus.verification import verify
+from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
+from pipeline.errors import InputError, RunFailed
+
+# Blocks read for the histogram: 65,536 pairs put each bar within 0.2 % of the whole folder's.
+_SAMPLED_BLOCKS = 64
+_BINS = 16
+_BAR = 44  # characters of the longest bar
+_TRIES = 20  # pairs looked at for each one wanted, so that both labels are shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """What to look at."""
+
+    folder: str
+    """The shard folder."""
+
+    pairs: int = 4
+    """Pairs to show in words, half of each label."""
+
+    seed: int = 0
+    """Decides which pairs are shown and which blocks the histogram is drawn from."""
+
+    vocab: str | None = None
+    """The vocabulary's folder; None: the one beside the shards."""
+
+    verify: bool = False
+    """Read and check every block."""
+
+    json: bool = False
+    """Print one JSON object instead."""
+
+    def __post_init__(self) -> None:
+        if self.pairs < 0:
+            raise InputError(f"pairs is {self.pairs}; it must be 0 or more")
+
+
+def run(config: InspectConfig) -> dict[str, Any]:
+    """Print what the folder holds; returns it as the JSON form has it.
+
+    Raises InputError where the folder holds no shards or the vocabulary is another; RunFailed where a block
+    is damaged or verification finds problems.
+    """
+    manifest = read_manifest(config.folder)
+    vocabulary = _vocabulary(config, manifest)
+    # Verified first: what fails there needs its list of problems, not the error of a single block.
+    problems = verify(config.folder, manifest) if config.verify else None
+    report = _described(config.folder, manifest)
+    if problems is not None:
+        report["verified"] = {"shards": len(manifest.shards), "problems": problems}
+    if not problems:
+        report["lengths"] = _lengths(config, manifest)
+        report["pairs"] = _pairs(config, manifest, vocabulary) if config.pairs else []
+    print(json.dumps(report, indent=1, ensure_ascii=False) if config.json else _text(report))
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise RunFailed(f"{config.folder} failed verification: {count}; restore the files or shard again")
+    return report
+
+
+def _vocabulary(config: InspectConfig, manifest: Manifest) -> Vocabulary | None:
+    folder = config.vocab or storage.join(config.folder, "vocab")
+    if config.vocab is None and not storage.exists(folder):
+        return None
+    vocabulary = load_vocabulary(folder, None if config.vocab is None else manifest.vocabulary["cased"])
+    if vocabulary.hash != manifest.vocabulary["hash"]:
+        raise InputError(
+            f"{folder} is another vocabulary (hash {vocabulary.hash}) than the one of the shards (hash "
+            f"{manifest.vocabulary['hash']}); name that one with --vocab"
+        )
+    return vocabulary
+
+
+def _described(folder: str, manifest: Manifest) -> dict[str, Any]:
+    """All that the manifest alone says."""
+    stated = asdict(manifest)
+    del stated["shards"]
+    return {
+        "folder": folder,
+        "hash": manifest.hash,
+        **stated,
+        "splits": {
+            split: _side(manifest, shards) for split in SPLITS if (shards := manifest.of_split(split))
+        },
+    }
+
+
+def _side(manifest: Manifest, shards: tuple[ShardInfo, ...]) -> dict[str, Any]:
+    pairs, tokens = sum(shard.pairs for shard in shards), sum(shard.tokens for shard in shards)
+    mean = tokens / max(1, pairs) + SPECIAL_TOKENS
+    return {
+        "shards": len(shards),
+        "blocks": sum(len(shard.block_pairs) for shard in shards),
+        "bytes": sum(shard.bytes for shard in shards),
+        "pairs": pairs,
+        "tokens": tokens,
+        "random_share": sum(shard.random_next for shard in shards) / max(1, pairs),
+        "mean_length": mean,
+        "fill": mean / manifest.max_seq_length,
+    }
+
+
+def _lengths(config: InspectConfig, manifest: Manifest) -> dict[str, Any]:
+    """A histogram of sequence lengths, special tokens included, over a sample of blocks."""
+    blocks = [(shard, index) for shard in manifest.shards for index in range(len(shard.block_pairs))]
+    order = counter_random.permutation(counter_random.key(config.seed), len(blocks))[:_SAMPLED_BLOCKS]
+    edges = np.unique(np.linspace(0, manifest.max_seq_length, _BINS + 1).round().astype(np.int64))
+    counts = np.zeros(len(edges) - 1, np.int64)
+    for place in order.tolist():
+        lengths = read_block(config.folder, *blocks[place]).lengths + SPECIAL_TOKENS
+        counts += np.histogram(lengths, bins=edges + 1)[0]  # a bin holds lengths edge + 1 … next edge
+    return {
+        "pairs": int(counts.sum()),
+        "bins": [
+            {"from": low + 1, "to": high, "pairs": count}
+            for low, high, count in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
+        ],
+    }
+
+
+def _pairs(config: InspectConfig, manifest: Manifest, vocabulary: Vocabulary | None) -> list[dict[str, Any]]:
+    """Pairs drawn over the whole folder, half of each label as far as both are found."""
+    if vocabulary is None:
+        return []
+    stream = counter_random.Stream(counter_random.key(config.seed, 1))
+    total = sum(shard.pairs for shard in manifest.shards)
+    wanted = {True: config.pairs // 2, False: config.pairs - config.pairs // 2}
+    places = {stream.below(total): None for _ in range(min(total, config.pairs * _TRIES))}
+    shown: list[dict[str, Any]] = []
+    for place in places:
+        shard, block_index, row = _locate(manifest, place)
+        block = read_block(config.folder, shard, block_index).take(slice(row, row + 1))
+        random_next = bool(block.random_next[0])
+        if not wanted[random_next]:
+            continue
+        wanted[random_next] -= 1
+        cut = int(block.a_lengths[0])
+        segments = [part.tolist() for part in (block.tokens[:cut], block.tokens[cut:])]
+        a, b = (vocabulary.tokenizer.decode(ids, skip_special_tokens=False) for ids in segments)
+        shown.append(
+            {
+                "shard": shard.name,
+                "block": block_index,
+                "row": row,
+                "random_next": random_next,
+                "a_tokens": len(segments[0]),
+                "b_tokens": len(segments[1]),
+                "document_a": f"{int(block.document_a[0]):016x}",
+                "document_b": f"{int(block.document_b[0]):016x}",
+                "a": a,
+                "b": b,
+            }
+        )
+        if not any(wanted.values()):
+            break
+    return shown
+
+
+def _locate(manifest: Manifest, place: int) -> tuple[ShardInfo, int, int]:
+    """The shard, block and row of the pair at `place` among all."""
+    for shard in manifest.shards:
+        if place >= shard.pairs:
+            place -= shard.pairs
+            continue
+        for index, pairs in enumerate(shard.block_pairs):
+            if place < pairs:
+                return shard, index, place
+            place -= pairs
+    raise ValueError("the place lies beyond the shards' pairs")
+
+
+def _text(report: dict[str, Any]) -> str:
+    settings, vocabulary, corpus, counts = (
+        report[name] for name in ("settings", "vocabulary", "corpus", "counts")
+    )
+    lines = [
+        f"{report['folder']}  format {report['format_version']}, hash {report['hash']}",
+        *_wrapped("settings", ", ".join(f"{name} {value}" for name, value in settings.items())),
+        *_wrapped(
+            "vocabulary",
+            f"{vocabulary['size']:,} tokens, {'cased' if vocabulary['cased'] else 'uncased'}, "
+            f"hash {vocabulary['hash']}",
+        ),
+        *_wrapped(
+            "corpus",
+            f"{counts['documents']:,} documents ({counts['duplicates']:,} repeated, {counts['empty']:,} empty "
+            f"dropped), {counts['sentences']:,} sentences, {corpus['bytes'] / 1e6:,.1f} MB of text, "
+            f"fingerprint {corpus['fingerprint']}",
+        ),
+        *_wrapped("made with", ", ".join(f"{name} {value}" for name, value in report["versions"].items())),
+        "",
+        *_table(report),
+    ]
+    if counts["balance"]:
+        lines += _wrapped("balance", counts["balance"])
+    if "lengths" in report:
+        lines += ["", *_histogram(report["lengths"], settings["max_seq_length"])]
+        tokens, pairs = counts["tokens"] + SPECIAL_TOKENS * counts["pairs"], counts["pairs"]
+        fill = tokens / max(1, pairs * settings["max_seq_length"])
+        lines.append(
+            f"fill {fill:.1%}: left unpadded, {1 - fill:.1%} of the positions of a padded batch fall away"
+        )
+        if not report["pairs"]:
+            lines += ["", "no pairs shown (they need --pairs above 0 and the vocabulary: --vocab)"]
+    for pair in report.get("pairs", ()):
+        lines += ["", *_pair_text(pair)]
+    if "verified" in report:
+        verified = report["verified"]
+        passed = f"verified: {verified['shards']} shards, {counts['pairs']:,} pairs, no problem"
+        lines += ["", *(verified["problems"] or [passed])]
+    return "\n".join(lines)
+
+
+def _pair_text(pair: dict[str, Any]) -> list[str]:
+    label = "random next (1)" if pair["random_next"] else "actual next (0)"
+    place = f"{pair['shard']} block {pair['block']} row {pair['row']}"
+    return [
+        f"{label}  {pair['a_tokens']} + {pair['b_tokens']} tokens, {place}",
+        *_wrapped("A", pair["a"], 4),
+        *_wrapped("B", pair["b"], 4),
+    ]
+
+
+def _wrapped(title: str, text: str, indent: int = 12) -> list[str]:
+    width = max(60, min(110, shutil.get_terminal_size((110, 24)).columns))
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=f"{title:<{indent}}",
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+    )
+
+
+def _table(report: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{'':<12}{'shards':>8}{'blocks':>8}{'pairs':>14}{'tokens':>16}{'random':>9}{'mean length':>13}{'fill':>8}"
+    ]
+    for split, side in report["splits"].items():
+        lines.append(
+            f"{split:<12}{side['shards']:>8,}{side['blocks']:>8,}{side['pairs']:>14,}{side['tokens']:>16,}"
+            f"{side['random_share']:>9.2%}{side['mean_length']:>13.1f}{side['fill']:>8.1%}"
+        )
+    return lines
+
+
+def _histogram(lengths: dict[str, Any], max_seq_length: int) -> list[str]:
+    lines = [f"tokens of a sequence, of {max_seq_length} possible ({lengths['pairs']:,} pairs looked at)"]
+    highest = max(1, *(each["pairs"] for each in lengths["bins"]))
+    for each in lengths["bins"]:
+        eighths = round(each["pairs"] / highest * _BAR * 8)
+        bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+        share = each["pairs"] / max(1, lengths["pairs"])
+        span = f"{each['from']}–{each['to']}"
+        lines.append(f"{span:>11} {bar:<{_BAR}} {share:>6.1%}")
+    return lines

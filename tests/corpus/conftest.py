@@ -1,0 +1,48 @@
+"""A vocabulary of whole words and corpora made of them, for tests of what comes after tokenising."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
+
+WORDS = [a + b for a in ("ba", "ke", "lo", "mu", "ni", "po", "ru", "sa", "te", "wi") for b in "bdgklmnprt"]
+SPECIALS = ("[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+Documents = list[list[str]]
+
+
+@pytest.fixture(scope="session")
+def word_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A vocabulary's folder whose tokens are the words of `make_documents`, and the full stop."""
+    folder = str(tmp_path_factory.mktemp("vocabulary"))
+    save_vocabulary(Vocabulary(tokens=(*SPECIALS, ".", *WORDS), cased=False), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_documents() -> Callable[..., Documents]:
+    """`make_documents(count, seed=…)`: documents of 1 to 20 sentences of 2 to 30 words."""
+
+    def make(count: int, *, seed: int = 0) -> Documents:
+        draw = random.Random(seed)
+        return [
+            [" ".join(draw.choices(WORDS, k=draw.randint(2, 30))) + "." for _ in range(draw.randint(1, 20))]
+            for _ in range(count)
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_text() -> Callable[[Path, Documents], str]:
+    """Write documents as text, a sentence a line and a blank line between documents; returns the path."""
+
+    def write(path: Path, documents: Documents) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join("".join(f"{line}\n" for line in lines) for lines in documents))
+        return str(path)
+
+    return write

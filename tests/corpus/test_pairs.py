@@ -1,0 +1,259 @@
+"""Pairs: the published algorithm's properties, its statistics, and labels in balance."""
+
+import random
+from collections import Counter
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import counter_random
+from pipeline.corpus import pairs as pairs_module
+from pipeline.corpus.balance import Balance, Met
+from pipeline.corpus.pairs import PairOptions, Partition, build_pairs, gather, starts_of, walk
+
+Lengths = list[list[int]]  # of each document, its sentences' numbers of tokens
+
+
+def partition_of(lengths: Lengths, hashes: list[int] | None = None) -> Partition:
+    """A partition whose tokens are their own places, so that a segment tells where it was cut."""
+    sentences = [tokens for document in lengths for tokens in document]
+    return Partition(
+        tokens=np.arange(sum(sentences), dtype=np.uint32),
+        sentence_offsets=starts_of(np.array(sentences)),
+        document_offsets=starts_of(np.array([len(document) for document in lengths])),
+        document_hashes=np.array(hashes or range(100, 100 + len(lengths)), dtype=np.uint64),
+    )
+
+
+def english_lengths(documents: int, seed: int) -> Lengths:
+    """Sentence lengths with a mean of 27 and a long tail, as in the shared corpus."""
+    draw = random.Random(seed)
+    return [
+        [1 + int(draw.lognormvariate(3.1, 0.6)) for _ in range(1 + int(draw.expovariate(1 / 18)))]
+        for _ in range(documents)
+    ]
+
+
+corpora = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=2, max_size=12)
+options = st.builds(
+    PairOptions,
+    max_seq_length=st.integers(8, 64),
+    short_seq_prob=st.sampled_from([0.0, 0.1, 1.0]),
+    seed=st.integers(0, 1 << 40),
+)
+
+
+@given(corpora, options)
+def test_segments_are_whole_ranges_that_fit_and_carry_honest_labels(
+    lengths: Lengths, options: PairOptions
+) -> None:
+    partition = partition_of(lengths)
+    block, counts = build_pairs(partition, options, shuffle_key=1)
+    assert len(block) == counts.pairs > 0
+    document_starts = partition.sentence_offsets[partition.document_offsets]
+    for row in range(len(block)):
+        tokens = block.tokens[block.offsets[row] : block.offsets[row + 1]]
+        a, b = tokens[: block.a_lengths[row]], tokens[block.a_lengths[row] :]
+        assert len(a)
+        assert len(b)
+        assert len(tokens) <= options.max_seq_length - 3
+        owners = []
+        for segment in (a, b):
+            assert (np.diff(segment) == 1).all()
+            first, last = np.searchsorted(document_starts, [segment[0], segment[-1]], side="right") - 1
+            assert first == last
+            owners.append(partition.document_hashes[first])
+        assert owners == [block.document_a[row], block.document_b[row]]
+        assert (owners[0] != owners[1]) == block.random_next[row]
+        if not block.random_next[row]:
+            assert a[-1] < b[0]
+            if len(tokens) < options.max_seq_length - 3:  # nothing was cut away
+                assert a[-1] + 1 == b[0]
+
+
+@given(corpora, options)
+def test_before_truncation_every_token_is_in_one_segment_a_or_actual_next_b(
+    lengths: Lengths, options: PairOptions
+) -> None:
+    partition = partition_of(lengths)
+    with mock.patch.object(pairs_module, "_truncate", lambda stream, a, b, longest: (*a, *b)):
+        drafts = list(walk(partition, options, Balance()))
+    ranges = [(draft.a_start, draft.a_stop) for draft in drafts]
+    ranges += [(draft.b_start, draft.b_stop) for draft in drafts if not draft.random_next]
+    # What a random-next pair leaves of its chunk is put back, so these ranges tile the text.
+    expected = 0
+    for start, stop in sorted(ranges):
+        assert start == expected
+        expected = stop
+    assert expected == len(partition.tokens)
+
+
+@given(corpora, options, st.integers(0, 1 << 40))
+def test_the_shuffle_reorders_pairs_and_changes_none(
+    lengths: Lengths, options: PairOptions, shuffle_key: int
+) -> None:
+    def rows(block: Any) -> list[Any]:
+        return [
+            (block.document_a[row], block.document_b[row], *block.tokens[start:stop].tolist())
+            for row, (start, stop) in enumerate(zip(block.offsets, block.offsets[1:], strict=False))
+        ]
+
+    partition = partition_of(lengths)
+    first, counts = build_pairs(partition, options, shuffle_key=1)
+    other, counts_again = build_pairs(partition, options, shuffle_key=shuffle_key)
+    assert sorted(rows(first)) == sorted(rows(other))
+    assert counts == counts_again
+
+
+def test_documents_of_one_hash_are_never_paired_and_the_others_are_drawn_evenly() -> None:
+    lengths = [[5]] * 3 + [[5]] * 9
+    partition = partition_of(lengths, [7, 7, 7, *range(8, 17)])
+    drawn: Counter[int] = Counter()
+    for seed in range(400):
+        block, _ = build_pairs(partition, PairOptions(max_seq_length=16, seed=seed), shuffle_key=1)
+        assert (block.document_a != block.document_b).all()
+        # The three share a hash, and so a stream of draws: one of them is a draw, not three.
+        drawn.update(block.document_b[block.document_a == 7][:1].tolist())
+    counts = np.array([drawn[document] for document in range(8, 17)])
+    expected = 400 / 9
+    assert counts.sum() == 400
+    assert ((counts - expected) ** 2 / expected).sum() < 26.1  # chi-square, 8 degrees, 0.1 %
+
+
+def test_a_partition_of_one_document_is_refused() -> None:
+    with pytest.raises(ValueError, match="second document"):
+        build_pairs(partition_of([[5, 5]]), PairOptions(max_seq_length=8), shuffle_key=1)
+
+
+@pytest.mark.parametrize("documents", [12, 40, 400])
+def test_labels_balance_within_one_percent_from_some_hundred_pairs_on(documents: int) -> None:
+    for seed in range(10):
+        partition = partition_of(english_lengths(documents, seed))
+        _, counts = build_pairs(partition, PairOptions(max_seq_length=128, seed=seed), shuffle_key=1)
+        assert counts.forced / counts.pairs < 0.45, "the corpus allows balance"
+        assert abs(counts.random_next - counts.pairs / 2) <= max(1.5, 0.01 * counts.pairs)
+
+
+def test_a_burst_of_forced_pairs_at_the_very_end_still_balances() -> None:
+    # The last document's sentences are all longer than a sequence: 60 forced pairs nobody comes after.
+    lengths = [[20] * 30 for _ in range(20)] + [[200] * 60]
+    options = PairOptions(max_seq_length=128, short_seq_prob=0.0)
+    _, counts = build_pairs(partition_of(lengths), options, shuffle_key=1)
+    assert counts.forced >= 60
+    assert abs(counts.random_next - counts.pairs / 2) <= 1.5
+
+
+def test_where_most_pairs_are_forced_all_others_are_actual_next() -> None:
+    lengths = [[9]] * 50 + [[20] * 12] * 5
+    options = PairOptions(max_seq_length=64, short_seq_prob=0.0)
+    _, counts = build_pairs(partition_of(lengths), options, shuffle_key=1)
+    assert counts.forced > counts.pairs / 2
+    assert counts.random_next == counts.forced
+
+
+def test_the_balance_follows_its_rehearsal() -> None:
+    balance = Balance([Met(forced=1, free=9), Met(forced=4, free=0)])
+    balance.begin(0)
+    assert balance.probability() == pytest.approx((7 - 5) / 9)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(2, 200), st.integers(0, 99))
+def test_truncation_leaves_the_published_lengths(a: int, b: int, longest: int, key: int) -> None:
+    a_start, a_stop, b_start, b_stop = pairs_module._truncate(
+        counter_random.Stream(key), (1000, 1000 + a), (5000, 5000 + b), longest
+    )
+    left = [a, b]
+    while sum(left) > longest:
+        left[0 if left[0] > left[1] else 1] -= 1
+    assert [a_stop - a_start, b_stop - b_start] == left
+    assert 1000 <= a_start < a_stop <= 1000 + a
+    assert 5000 <= b_start < b_stop <= 5000 + b
+
+
+def test_truncation_takes_either_end_by_a_fair_coin_a_token() -> None:
+    stream, removed = counter_random.Stream(3), 150
+    fronts = np.array([pairs_module._heads(stream, removed) for _ in range(4000)])
+    # Binomial(150, 1/2): mean 75, variance 37.5; five standard errors of each.
+    assert abs(fronts.mean() - 75) < 5 * (37.5 / 4000) ** 0.5
+    assert abs(fronts.var() - 37.5) < 5 * 37.5 * (2 / 4000) ** 0.5
+    assert fronts.min() >= 0
+    assert fronts.max() <= removed
+
+
+def published_pairs(
+    documents: list[list[list[int]]], max_seq_length: int, random_share: float, draw: random.Random
+) -> list[tuple[int, int, bool, bool]]:
+    """The algorithm of Devlin et al.'s appendix written down plainly, on lists of tokens.
+
+    Returns lengths of A and B, whether random-next, whether of a short target. `random_share`: the chance of
+    chunks that have a choice, one half as published.
+    """
+    longest = max_seq_length - 3
+    made = []
+    for index, sentences in enumerate(documents):
+        short = draw.random() < 0.1
+        target = draw.randint(2, longest) if short else longest
+        chunk: list[list[int]] = []
+        place = 0
+        while place < len(sentences):
+            chunk.append(sentences[place])
+            if place == len(sentences) - 1 or sum(map(len, chunk)) >= target:
+                split = draw.randint(1, len(chunk) - 1) if len(chunk) > 1 else 1
+                a = [token for sentence in chunk[:split] for token in sentence]
+                b: list[int] = []
+                random_next = len(chunk) == 1 or draw.random() < random_share
+                if random_next:
+                    other = draw.choice(
+                        [d for d in (draw.randrange(len(documents)) for _ in range(99)) if d != index]
+                    )
+                    for sentence in documents[other][draw.randrange(len(documents[other])) :]:
+                        b += sentence
+                        if len(b) >= target - len(a):
+                            break
+                    place -= len(chunk) - split
+                else:
+                    b = [token for sentence in chunk[split:] for token in sentence]
+                while len(a) + len(b) > longest:
+                    (a if len(a) > len(b) else b).pop()
+                made.append((len(a), len(b), random_next, target < longest))
+                chunk = []
+            place += 1
+    return made
+
+
+def test_lengths_and_shares_are_those_of_the_published_algorithm() -> None:
+    lengths = english_lengths(4000, 5)
+    block, counts = build_pairs(partition_of(lengths), PairOptions(max_seq_length=128), shuffle_key=1)
+    free = counts.pairs - counts.forced
+    reference = np.array(
+        published_pairs(
+            [[[0] * tokens for tokens in document] for document in lengths],
+            128,
+            (counts.random_next - counts.forced) / free,
+            random.Random(2),
+        )
+    )
+    ours = np.stack([block.a_lengths, block.lengths - block.a_lengths], 1)
+    assert counts.pairs == pytest.approx(len(reference), rel=0.03)
+    for label in (False, True):
+        mine, theirs = ours[block.random_next == label], reference[reference[:, 2] == label]
+        assert abs(len(mine) / len(ours) - len(theirs) / len(reference)) < 0.015
+        for column in (0, 1):
+            # Kolmogorov–Smirnov; pairs of one document share its target, so 0.1 % is taken twice over.
+            grid = np.arange(126)
+            gap = np.abs(
+                np.searchsorted(np.sort(mine[:, column]), grid, side="right") / len(mine)
+                - np.searchsorted(np.sort(theirs[:, column]), grid, side="right") / len(theirs)
+            ).max()
+            assert gap < 2 * 1.95 * (1 / len(mine) + 1 / len(theirs)) ** 0.5
+    assert counts.short_documents / counts.documents == pytest.approx(0.1, abs=0.02)
+    assert counts.short_pairs / counts.pairs == pytest.approx(reference[:, 3].mean(), abs=0.04)
+
+
+def test_gathering_no_ranges_gives_no_tokens() -> None:
+    none = np.zeros(0, np.int64)
+    assert gather(np.arange(5, dtype=np.uint16), none, none).dtype == np.uint16
