@@ -2,10 +2,10 @@
 
 In: a corpus (default: the docstrings of Python's own library) and a vocabulary (default: trained on it).
 Out, all from one run on the same documents:
-  floor      Hugging Face `tokenizers`' encode_batch alone: sentences as given, nothing kept
+  floor      Hugging Face `tokenizers`' encode_batch alone, on sentences already cut, nothing kept
   bertpipe   `bertpipe shard` with one worker: read, hash, segment, tokenise, pair, shuffle, write
-  plain      google-research/bert's way: `transformers`' tokeniser a sentence, lists of tokens, the published
-             pairs without masking, nothing written
+  plain      the published way: `transformers`' tokeniser a sentence, lists of tokens, the published pairs, on
+             sentences already cut; unlike the published code it masks and writes nothing
 
 Example:
     python benchmarks/sharding.py corpus/*.parquet --vocab VOCAB --megabytes 4
@@ -24,6 +24,7 @@ from pathlib import Path
 
 # One core each: the tokeniser's threads are off in all three.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, installed or not
 
 from pipeline.corpus.readers import ReadOptions, read_documents
 from pipeline.corpus.sentences import segment
@@ -32,7 +33,7 @@ from pipeline.corpus.sharding import run as shard
 from pipeline.corpus.splits import find_splits
 from pipeline.corpus.vocab import VocabConfig
 from pipeline.corpus.vocab import run as train_vocabulary
-from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
+from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 
 _ROUNDS = 3
 
@@ -112,8 +113,6 @@ def _vocabulary(folder: str | None, corpus: str, scratch: str) -> Vocabulary:
         found = load_vocabulary(folder)
     else:
         found = train_vocabulary(VocabConfig(corpus=(corpus,), output=f"{scratch}/trained", size=8192))
-    from pipeline.corpus.vocabulary import save_vocabulary
-
     save_vocabulary(found, f"{scratch}/vocab")
     return found
 

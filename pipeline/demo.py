@@ -142,7 +142,7 @@ def _fill_blanks(model: Path) -> None:
 
 def _write_corpus(path: Path) -> Path:
     """Python's own English as a corpus file: a document a topic and a module, a paragraph a line."""
-    documents = [*_topics(), *_docstrings()]
+    documents = [*topics(), *_docstrings()]
     storage.write_text(str(path), "\n\n".join(documents) + "\n")
     click.echo(
         f"{path}: {len(documents)} documents, {path.stat().st_size / 1e6:.1f} MB of Python's own English"
@@ -150,7 +150,8 @@ def _write_corpus(path: Path) -> Path:
     return path
 
 
-def _topics() -> Iterator[str]:
+def topics() -> Iterator[str]:
+    """Python's language reference, a document a topic."""
     for name in sorted(pydoc_data.topics.topics):
         yield from _document([pydoc_data.topics.topics[name]])
 

@@ -1,6 +1,9 @@
-"""What every test may ask for: the shared real text, and a small corpus made on the spot."""
+"""What every test may ask for: the shared real text, and small things made on the spot."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,8 +11,12 @@ from hypothesis import settings
 
 settings.register_profile("bertpipe", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("bertpipe")
+# Test processes share two cores; threads that spin while they wait would starve the others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +26,43 @@ def shared_data() -> Path:
     if not (folder / "english").is_dir():
         pytest.skip(f"needs the shared data; {folder} is not there (set BERTPIPE_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """`bertpipe` as a process of its own: cli("pretrain", "recipe.yaml", cwd=…) → what it printed."""
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=280, **options)  # type: ignore[call-overload, no-any-return]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def python_english(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus file of real English: the language reference's topics, which come with Python (0.7 MB)."""
+    from pipeline.demo import topics
+
+    path = tmp_path_factory.mktemp("corpus") / "topics.txt"
+    path.write_text("\n\n".join(topics()) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shards(python_english: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of that corpus, with their vocabulary of 2,000 tokens; pairs of up to 64 tokens."""
+    from pipeline.corpus.sharding import ShardConfig, run
+
+    output = tmp_path_factory.mktemp("shards") / "64"
+    run(
+        ShardConfig(
+            corpus=(str(python_english),),
+            output=str(output),
+            vocab_size=2000,
+            max_seq_length=64,
+            workers=1,
+            validation_fraction=0.1,
+        )
+    )
+    return output

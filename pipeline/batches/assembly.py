@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batches.masking import MaskingConfig, SpecialIds, mask_keys, mask_tokens
-from pipeline.batches.microbatch import Buckets, pack, packed_size
-from pipeline.batches.order import Share
+from pipeline.batches.microbatch import BUCKETS, Buckets, pack, packed_size
+from pipeline.batches.share import Share
 from pipeline.batches.windows import BlockSource, Lane, Sequences, join
 from pipeline.corpus.shards import ShardInfo
 from pipeline.errors import RunFailed
@@ -43,7 +43,7 @@ class Assembly:
     masking: MaskingConfig
     special: SpecialIds
     sequence_length: int
-    buckets: Buckets = Buckets()
+    buckets: Buckets = BUCKETS
     start_step: int = 0
     stop_step: int | None = None
 
@@ -75,7 +75,11 @@ class Assembly:
         source = source or BlockSource(self.folder, self.shards)
         plan = self.share.plan
         lanes = [Lane(plan, lane, source, self.special) for lane in self.share.lanes_of(reader)]
-        steps = itertools.count(self.start_step) if self.stop_step is None else range(self.start_step, self.stop_step)
+        steps = (
+            itertools.count(self.start_step)
+            if self.stop_step is None
+            else range(self.start_step, self.stop_step)
+        )
         micro_steps = self.share.micro_steps_of(reader)
         try:
             for step in steps:
@@ -97,9 +101,7 @@ class Assembly:
                 f"{self.folder} holds a sequence of {longest} tokens, its manifest promises at most "
                 f"{self.sequence_length}; run `bertpipe shard` again into an empty folder"
             )
-        keys = mask_keys(
-            seed=plan.seed, phase=plan.phase, epochs=sequences.epochs, samples=sequences.samples
-        )
+        keys = mask_keys(seed=plan.seed, phase=plan.phase, epochs=sequences.epochs, samples=sequences.samples)
         masked = mask_tokens(
             sequences.tokens, sequences.starts, keys, self.masking, self.special, self.sequence_length
         )

@@ -13,7 +13,7 @@ Example:
 from collections.abc import Iterator
 
 from pipeline.batches.masking import MaskingConfig, SpecialIds, mask_keys, mask_tokens
-from pipeline.batches.microbatch import Buckets, MicroBatch, empty_micro_batch, pack, unpack
+from pipeline.batches.microbatch import BUCKETS, Buckets, MicroBatch, empty_micro_batch, pack, unpack
 from pipeline.batches.order import OrderPlan
 from pipeline.batches.windows import BlockSource, lay_out
 from pipeline.corpus.shards import Block, Manifest
@@ -34,7 +34,7 @@ def held_out_micro_batches(
     seed: int,
     rank: int = 0,
     world_size: int = 1,
-    buckets: Buckets = Buckets(),
+    buckets: Buckets = BUCKETS,
 ) -> Iterator[MicroBatch]:
     """Rank `rank`'s part of the first `sequences` held-out pairs (all where there are fewer).
 

@@ -14,7 +14,6 @@ Example:
         for step in loader: ...
 """
 
-import multiprocessing
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,10 +26,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from pipeline.batches.assembly import Assembly
-from pipeline.batches.handover import Chunks, Message, Ring, as_it_is, start_worker
+from pipeline.batches.handover import Chunks, Message, Ring, as_it_is, fork_server, start_worker
 from pipeline.batches.masking import MaskingConfig, SpecialIds
-from pipeline.batches.microbatch import Buckets, MicroBatch, unpack
-from pipeline.batches.order import OrderPlan, Share
+from pipeline.batches.microbatch import BUCKETS, Buckets, MicroBatch, unpack
+from pipeline.batches.order import OrderPlan
+from pipeline.batches.share import Share
 from pipeline.corpus.shards import Manifest, Split
 from pipeline.errors import InputError, RunFailed
 
@@ -113,7 +113,7 @@ class TrainLoader:
         prefetch: int = 8,
         start_step: int = 0,
         stop_step: int | None = None,
-        buckets: Buckets = Buckets(),
+        buckets: Buckets = BUCKETS,
     ) -> None:
         self.plan = order_plan(
             manifest,
@@ -154,6 +154,8 @@ class TrainLoader:
         running, self._running = self._running, None
         if running is not None:
             running._shutdown_workers()  # what its __del__ calls, but now
+            for process in running._workers:
+                process.kill()  # where one still reads; it holds nothing that could be lost
 
     @property
     def worker_processes(self) -> list[int]:
@@ -179,14 +181,12 @@ class TrainLoader:
             step += 1
 
     def _from_workers(self) -> Iterator[NDArray[np.uint8]]:
-        # Not fork, though it starts in 20 ms against 950 ms: the trainer holds threads of gloo, NCCL, CUDA and
-        # the object store's client, whose locks a fork copies in whatever state they are. The fork server
-        # imports once, in a process without threads, and forks its workers from there (40 ms each).
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["pipeline.batches.loader", "webdataset.tariterators"])
+        context = fork_server()
         readers = self.share.readers
         # The step's last chunk is handed over with the whole step, so the next step's are to be ready then.
-        ahead = max(-(-self._prefetch // self._assembly.micro_batches_a_chunk), self._assembly.chunks_a_step + 1)
+        ahead = max(
+            -(-self._prefetch // self._assembly.micro_batches_a_chunk), self._assembly.chunks_a_step + 1
+        )
         # The DataLoader asks a worker for chunk i + ahead before it hands over chunk i, hence one slot more,
         # and one to spare.
         rings = [Ring(ahead + 2, self._assembly.largest_chunk, context) for _ in range(readers)]

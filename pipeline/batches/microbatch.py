@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from pipeline.batches.masking import Masked, SpecialIds
 from pipeline.batches.windows import SPECIALS_A_PAIR, Sequences
+from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
 # The label that PyTorch's cross-entropy passes over.
 IGNORED = -100
-TOKEN_BUCKET = 8
-MASKED_BUCKET = 8
 # In the buffer each micro-batch is: eight numbers, then its arrays, the widest first, padded to eight bytes.
 _NUMBERS = 8
 _ALIGNMENT = 8
@@ -115,7 +114,7 @@ class MicroBatch:
 
 
 _SUFFIXES = ("_T", "_B", "B1", "_M")
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "samples_B": np.dtype(np.int64),
     "epochs_B": np.dtype(np.int64),
     "tokens_T": np.dtype(np.int32),
@@ -157,8 +156,15 @@ def _views(buffer: NDArray[np.uint8], sequences: int, tokens: int, masked: int) 
 class Buckets:
     """The multiples that a micro-batch's lengths are rounded up to, so that shapes repeat."""
 
-    tokens: int = TOKEN_BUCKET
-    masked: int = MASKED_BUCKET
+    tokens: int = 8
+    masked: int = 8
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or self.masked < 1:
+            raise InputError(f"buckets are {self.tokens} and {self.masked}; they must be at least 1")
+
+
+BUCKETS = Buckets()
 
 
 def pack(
@@ -168,7 +174,7 @@ def pack(
     step: int,
     micro_steps: Sequence[int],
     pad_id: int,
-    buckets: Buckets = Buckets(),
+    buckets: Buckets = BUCKETS,
 ) -> NDArray[np.uint8]:
     """Cut sequences into equal micro-batches, one for each of `micro_steps`, and lay these into one buffer."""
     each = len(sequences) // len(micro_steps)
@@ -239,7 +245,7 @@ def unpack(buffer: NDArray[np.uint8]) -> list[MicroBatch]:
 
 
 def empty_micro_batch(
-    *, step: int, micro_step: int, special: SpecialIds, buckets: Buckets = Buckets()
+    *, step: int, micro_step: int, special: SpecialIds, buckets: Buckets = BUCKETS
 ) -> MicroBatch:
     """One that counts nowhere: [CLS] [SEP] [SEP] without labels, for ranks that must call the network too."""
     tokens = np.full(_bucketed(SPECIALS_A_PAIR, buckets.tokens), special.pad_id, np.int32)

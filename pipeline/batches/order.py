@@ -1,21 +1,22 @@
 """Who reads what, when: arithmetic on the manifest's counts (pure; no file is opened here).
 
 In: pairs per block in the manifest's order, a seed, a phase, lanes, a global batch. Out: for every lane
-and position the sample that stands there; for every rank and worker the lanes that are its own.
+and position the sample that stands there.
 What always holds:
-- An epoch's blocks, permuted by (seed, phase, epoch), are one sequence of N samples, cut into L lanes of
-  n = N // L. Lane position q is offset q % n of epoch q // n; step s takes positions [s·k, (s + 1)·k) of
-  every lane, k = global_batch / L. So a step's samples depend on neither ranks, workers nor micro-batches,
-  and a position costs the same to find at step 10 and at step 10,000,000.
-- In an epoch each sample is seen at most once; the N − L·n < L that sit out differ from epoch to epoch.
-- A lane is read by one worker of one rank, so a block is too, apart from the blocks that a cut falls in.
+- Of N samples, N mod L sit out an epoch, the next ones in turn each time, so that all sit out equally often.
+- An epoch's blocks, permuted by (seed, phase, epoch), are one sequence, cut into L lanes of n = N // L. Lane
+  position q is offset q % n of epoch q // n; step s takes positions [s·k, (s + 1)·k) of every lane,
+  k = global_batch / L. So a step's samples depend on neither ranks, workers nor micro-batches, and a position
+  costs the same to find at step 10 and at step 10,000,000.
+- In an epoch each sample is seen at most once.
+- A lane meets a block that no other lane meets, apart from the blocks that a cut falls in.
 
 Example:
     plan = OrderPlan(block_pairs=[1024, 1024, 7], seed=1, phase=0, lanes=8, global_batch=64)
     plan.locate(lane=3, start=0, stop=8).sample     # what lane 3 gives to step 0
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -33,6 +34,7 @@ MOST_DEFAULT_LANES = 64
 
 _BLOCKS = int.from_bytes(b"blocks")
 _WINDOW = int.from_bytes(b"window")
+_OUT = int.from_bytes(b"out")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,10 +65,16 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Layout:
-    """An epoch's sequence: its blocks in order, and the sequence index at which each starts (n + 1)."""
+    """An epoch's sequence.
+
+    blocks: in order
+    starts: the sequence index at which each begins, and the end (blocks + 1)
+    out: ranges [first, last) of samples that sit out, ascending: two where the turn passes the end
+    """
 
     blocks: I64
     starts: I64
+    out: tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -186,33 +194,44 @@ class OrderPlan:
         """Samples start … start + count − 1 of an epoch's sequence as it stands, without lanes or windows."""
         return self._at(epoch, start, np.arange(count))
 
-    def sitting_out(self, epoch: int) -> Samples:
+    def sitting_out(self, epoch: int) -> I64:
         """The samples that no lane gives in `epoch`."""
-        return self._at(epoch, self.lanes * self.lane_length, np.arange(self.left_out))
+        return np.concatenate([np.arange(first, last) for first, last in self._out(epoch)])
+
+    def _out(self, epoch: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        first = (key(_OUT, self.seed, self.phase) + epoch * self.left_out) % self.samples
+        last = first + self.left_out
+        return (0, max(0, last - self.samples)), (first, min(last, self.samples))
 
     def _at(self, epoch: int, start: int, shuffle: I64) -> Samples:
         """The samples at sequence indices start + shuffle, `shuffle` being a permutation of a range."""
         layout = self._layout(epoch)
         index = start + shuffle
-        low, high = np.searchsorted(
-            layout.starts, [start, max(start, start + len(shuffle) - 1)], side="right"
-        )
-        starts = layout.starts[low - 1 : high]
-        blocks = layout.blocks[low - 1 : high]
+        low, high = np.searchsorted(layout.starts, [start, start + len(shuffle) - 1], side="right")
+        starts, blocks = layout.starts[low - 1 : high], layout.blocks[low - 1 : high]
         slot = np.searchsorted(starts, index, side="right") - 1
-        pairs = np.asarray(self.block_pairs)[blocks]
-        # A block's rows begin elsewhere each epoch: were it the last one twice, or the only one, others sit out.
-        row = (index - starts[slot] + epoch * self.left_out) % pairs[slot]
-        sample = self.first_samples[blocks][slot] + row
-        return Samples(blocks=blocks, slot=slot, row=row, sample=sample, epoch=np.full(len(index), epoch))
+        firsts, ends = self.first_samples[blocks], self.first_samples[blocks + 1]
+        sample = index + (firsts - starts)[slot]
+        for out in layout.out:
+            # Those behind a gap in their block move up by its width.
+            gap, width = np.maximum(firsts, out[0]), _overlap(firsts, ends, out)
+            sample += np.where(sample >= gap[slot], width[slot], 0)
+        return Samples(
+            blocks=blocks,
+            slot=slot,
+            row=sample - firsts[slot],
+            sample=sample,
+            epoch=np.full(len(index), epoch),
+        )
 
     def _layout(self, epoch: int) -> _Layout:
         layout = self._layouts.get(epoch)
         if layout is None:
-            pairs = np.asarray(self.block_pairs)
+            firsts, ends, out = self.first_samples[:-1], self.first_samples[1:], self._out(epoch)
+            pairs = ends - firsts - _overlap(firsts, ends, out[0]) - _overlap(firsts, ends, out[1])
             blocks = permutation(key(_BLOCKS, self.seed, self.phase, epoch), len(pairs))
             starts = np.concatenate([[0], np.cumsum(pairs[blocks])]).astype(np.int64)
-            layout = _Layout(blocks=blocks, starts=starts)
+            layout = _Layout(blocks=blocks, starts=starts, out=out)
             # Two epochs meet in one step at most, and a million shards make a layout of 100 MB.
             while len(self._layouts) > 1:
                 del self._layouts[next(iter(self._layouts))]
@@ -220,84 +239,11 @@ class OrderPlan:
         return layout
 
 
+def _overlap(firsts: I64, ends: I64, interval: tuple[int, int]) -> I64:
+    """How many numbers of each range [first, end) lie in `interval`."""
+    return np.maximum(0, np.minimum(ends, interval[1]) - np.maximum(firsts, interval[0]))
+
+
 def default_lanes(global_batch: int) -> int:
     """The largest divisor of the global batch up to 64."""
     return max(lanes for lanes in range(1, MOST_DEFAULT_LANES + 1) if global_batch % lanes == 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """What one rank computes of every step of a plan, and which of its workers reads what.
-
-    rank, world_size: this rank, of how many
-    micro_batch: sequences it computes at once
-    workers: asked for; `readers` is how many there can be
-
-    Raises InputError where ranks or micro-batches don't divide the plan.
-    """
-
-    plan: OrderPlan
-    rank: int
-    world_size: int
-    micro_batch: int
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        lanes, batch = self.plan.lanes, self.plan.global_batch
-        if self.micro_batch < 1 or self.workers < 0:
-            raise InputError(
-                f"micro_batch is {self.micro_batch} and workers is {self.workers}; "
-                "they must be at least 1 and at least 0"
-            )
-        if not 0 <= self.rank < self.world_size:
-            raise InputError(
-                f"rank {self.rank} doesn't exist in a world of {self.world_size}; ranks begin at 0"
-            )
-        if lanes % self.world_size:
-            fits = [ranks for ranks in _divisors(lanes) if ranks < self.world_size]
-            raise InputError(
-                f"{self.world_size} ranks don't divide the plan's {lanes} lanes; "
-                f"use {fits[-1]} ranks, or set lanes to a multiple of {self.world_size} that divides {batch}"
-            )
-        if batch % (self.world_size * self.micro_batch):
-            a_rank = batch // self.world_size
-            fits = [size for size in _divisors(a_rank) if size < self.micro_batch]
-            remedy = f"set micro_batch={fits[-1]}" if fits else "raise global_batch"
-            raise InputError(
-                f"micro_batch {self.micro_batch} doesn't divide the {a_rank} sequences that each of "
-                f"{self.world_size} ranks takes of a global batch of {batch}; {remedy}"
-            )
-
-    @property
-    def micro_batches(self) -> int:
-        """Micro-batches a step on this rank; the same on every rank."""
-        return self.plan.global_batch // (self.world_size * self.micro_batch)
-
-    @property
-    def lanes(self) -> range:
-        """The lanes that this rank reads."""
-        count = self.plan.lanes // self.world_size
-        return range(self.rank * count, (self.rank + 1) * count)
-
-    @property
-    def readers(self) -> int:
-        """The most workers, up to those asked, that own whole lanes and whole micro-batches; at least 1."""
-        most = min(max(1, self.workers), len(self.lanes), self.micro_batches)
-        return max(n for n in range(1, most + 1) if self.micro_batches % n == 0 == len(self.lanes) % n)
-
-    def lanes_of(self, reader: int) -> range:
-        """The lanes of worker `reader`, which makes micro-batches reader, reader + readers, … of each step.
-
-        Those hold samples of these lanes only: micro-batches dealt over all lanes would have every worker
-        read every block.
-        """
-        count = len(self.lanes) // self.readers
-        return self.lanes[reader * count : (reader + 1) * count]
-
-    def micro_steps_of(self, reader: int) -> range:
-        """The micro-batches of a step that worker `reader` makes."""
-        return range(reader, self.micro_batches, self.readers)
-
-
-def _divisors(number: int) -> Iterator[int]:
-    return (size for size in range(1, number + 1) if number % size == 0)

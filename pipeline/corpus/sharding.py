@@ -147,7 +147,7 @@ def run(config: ShardConfig) -> Manifest:
         _remove_strays(config.output, manifest)
         write_manifest(config.output, manifest)
         work.finish()
-    for line in tally.summary(manifest, seconds=time.monotonic() - began):
+    for line in tally.summary(manifest, seconds=time.monotonic() - began, continued=work.resumed):
         say(line)
     return manifest
 

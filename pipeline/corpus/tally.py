@@ -87,15 +87,16 @@ def headline(manifest: Manifest) -> str:
     return f"{sides}, of up to {manifest.max_seq_length} tokens"
 
 
-def summary(manifest: Manifest, *, seconds: float) -> list[str]:
-    """What was made, for a person, a line a fact."""
+def summary(manifest: Manifest, *, seconds: float, continued: bool) -> list[str]:
+    """What was made, for a person, a line a fact; a rate only where all was made in these seconds."""
     counts, megabytes = manifest.counts, manifest.corpus["bytes"] / 1e6
+    rate = "continued" if continued else f"{megabytes / max(seconds, 1e-9):.2f} MB/s"
     lines = [
         f"documents  {counts['documents']:,} of {megabytes:,.1f} MB text ({counts['duplicates']:,} repeated "
         f"and {counts['empty']:,} empty ones dropped), {counts['sentences']:,} sentences",
         f"pairs      {headline(manifest)}",
         f"labels     {counts['random_share']:.2%} random-next ({counts['forced_share']:.1%} by force)",
-        f"time       {duration(seconds)}, {megabytes / max(seconds, 1e-9):.2f} MB/s",
+        f"time       {duration(seconds)}, {rate}",
     ]
     if counts["balance"]:
         lines.append(f"balance    {counts['balance']}")

@@ -32,13 +32,13 @@ class WorkFolder:
         self.output = output
         self.path = os.path.join(output, _WORK)
         self._topmost: str | None = None
-        self._resumed = False
+        self.resumed = False
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Self:
         self._topmost = _first_missing(self.output)
-        self._resumed = os.path.isdir(self.path)
-        if os.path.isdir(self.output) and not self._resumed and os.listdir(self.output):
+        self.resumed = os.path.isdir(self.path)
+        if os.path.isdir(self.output) and not self.resumed and os.listdir(self.output):
             raise InputError(
                 f"{self.output} is not empty and holds no shards; name a new folder, or empty this one"
             )
@@ -54,7 +54,7 @@ class WorkFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, InputError) and not self._resumed:
+        if isinstance(error, InputError) and not self.resumed:
             self._undo()
         assert self._lock is not None
         self._lock.close()

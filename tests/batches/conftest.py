@@ -39,7 +39,12 @@ def make_shards() -> MakeShards:
     """make_shards(folder, train=[pairs of each tar], validation=[…], longest=…) writes a shard folder."""
 
     def make(
-        folder: Path, *, train: Sequence[int], validation: Sequence[int] = (), longest: int = 32, seed: int = 0
+        folder: Path,
+        *,
+        train: Sequence[int],
+        validation: Sequence[int] = (),
+        longest: int = 32,
+        seed: int = 0,
     ) -> Manifest:
         rng = np.random.default_rng(seed)
         shards: list[ShardInfo] = []

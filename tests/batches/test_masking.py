@@ -18,6 +18,11 @@ SPECIAL = SpecialIds(
 ORDINARY = np.array([i for i in range(2000) if i not in set(SPECIAL.special_ids)])
 
 
+# A resumed run must go on with the masks it began with, so a change here breaks every run under way.
+GOLDEN_PLACES = [3, 15, 20, 27, 28, 32, 36, 45]
+GOLDEN_TOKENS = [103, 103, 1587, 103, 103, 103, 103, 103]
+
+
 def sequences(lengths: Any, seed: int = 0, ids: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """[CLS] A [SEP] B [SEP] of the given lengths (5 and more), end to end, and where each begins."""
     rng = np.random.default_rng(seed)
@@ -29,7 +34,9 @@ def sequences(lengths: Any, seed: int = 0, ids: Any = None) -> tuple[np.ndarray,
     return tokens, starts
 
 
-def mask(tokens: Any, starts: Any, *, config: MaskingConfig | None = None, epoch: int = 0, **more: Any) -> Any:
+def mask(
+    tokens: Any, starts: Any, *, config: MaskingConfig | None = None, epoch: int = 0, **more: Any
+) -> Any:
     samples = more.get("samples", np.arange(len(starts) - 1))
     keys = mask_keys(seed=more.get("seed", 1), phase=0, epochs=np.full(len(samples), epoch), samples=samples)
     return mask_tokens(tokens, starts, keys, config or MaskingConfig(), SPECIAL, LENGTH)
@@ -54,7 +61,7 @@ def test_counts_are_the_published_ones() -> None:
     tokens, starts = sequences(lengths)
     masked = mask(tokens, starts)
     # As in create_masked_lm_predictions: at least one, at most max_predictions_per_seq, halves to even.
-    published = [min(20, max(1, int(round(int(length) * 0.15)))) for length in lengths]
+    published = [min(20, max(1, round(int(length) * 0.15))) for length in lengths]
     assert masked.counts.tolist() == published
     assert not masked.short.any()
 
@@ -67,7 +74,7 @@ def test_the_most_predictions_is_that_of_the_paper_unless_given() -> None:
 
 
 def test_shares_over_a_million_masked_tokens(million: Any) -> None:
-    tokens, starts, masked = million
+    _, starts, masked = million
     total = len(masked.places)
     assert total > 1_000_000
     lengths = np.diff(starts)
@@ -197,14 +204,10 @@ def test_shares_follow_the_configuration() -> None:
 
 
 def test_masks_stay_what_they_are_from_one_version_to_the_next() -> None:
-    tokens, starts = sequences([LENGTH] * 3)
+    tokens, starts = sequences([LENGTH] * 3, ids=[700])
     masked = mask(tokens, starts)
-    assert masked.places[:5].tolist() == GOLDEN_PLACES
-    assert masked.tokens[masked.places[:5]].tolist() == GOLDEN_TOKENS
-
-
-GOLDEN_PLACES: list[int] = []
-GOLDEN_TOKENS: list[int] = []
+    assert masked.places[:8].tolist() == GOLDEN_PLACES
+    assert masked.tokens[masked.places[:8]].tolist() == GOLDEN_TOKENS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,455 @@
+"""Laws 3, 4 and 6 with real tars, and DataLoader workers that live, fail and are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.batches import windows
+from pipeline.batches.assembly import Assembly
+from pipeline.batches.held_out import held_out_micro_batches
+from pipeline.batches.loader import StepBatches, TrainLoader
+from pipeline.batches.masking import MaskingConfig, SpecialIds
+from pipeline.batches.microbatch import IGNORED, Buckets, MicroBatch, unpack
+from pipeline.corpus.shards import Manifest, read_block, write_manifest
+from pipeline.errors import InputError, RunFailed
+
+LENGTH = 32
+# A tar of one pair beside one of 2,610 (blocks of 1,024, 1,024 and 562). A lane's epoch is 337 of the 2,701
+# pairs and a step takes 6 of each lane, so the first epoch ends inside step 56.
+TRAIN = (1, 2610, 90)
+LANES, GLOBAL, ACROSS = 8, 48, 56
+
+
+@pytest.fixture(scope="module")
+def shards(make_shards: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
+    folder = tmp_path_factory.mktemp("shards")
+    return str(folder), make_shards(folder, train=TRAIN, validation=(70, 40), longest=LENGTH)
+
+
+def loader(shards: tuple[str, Manifest], special: SpecialIds, **more: Any) -> TrainLoader:
+    given: dict[str, Any] = {"seed": 1, "phase": 0, "lanes": LANES, "global_batch": GLOBAL, "micro_batch": 6}
+    given |= {"sequence_length": LENGTH, "masking": MaskingConfig(), "special": special}
+    return TrainLoader(folder=shards[0], manifest=shards[1], **(given | more))
+
+
+def steps(made: TrainLoader, count: int) -> list[StepBatches]:
+    with made:
+        return list(islice(made, count))
+
+
+def by_all_readers(made: TrainLoader, step: int) -> list[MicroBatch]:
+    """What a step's workers would make, each made here."""
+    assembly: Assembly = made._assembly
+    found = []
+    for reader in range(made.share.readers):
+        for chunk in islice(assembly.chunks(reader), assembly.chunks_a_step):
+            found += unpack(chunk)
+    assert {batch.step for batch in found} == {step}
+    return sorted(found, key=lambda batch: batch.micro_step)
+
+
+def contents(batches: list[MicroBatch]) -> dict[tuple[int, int], tuple[bytes, ...]]:
+    """What each sequence of some micro-batches looks like, by (epoch, sample)."""
+    found = {}
+    for batch in batches:
+        for index in range(batch.pairs):
+            here = slice(*batch.sequence_starts_B1[index : index + 2])
+            counts = batch.masked_labels_M != IGNORED
+            inside = (
+                counts & (batch.masked_positions_M >= here.start) & (batch.masked_positions_M < here.stop)
+            )
+            identity = int(batch.epochs_B[index]), int(batch.samples_B[index])
+            assert identity not in found
+            found[identity] = (
+                batch.tokens_T[here].tobytes(),
+                batch.segments_T[here].tobytes(),
+                batch.positions_T[here].tobytes(),
+                (batch.masked_positions_M[inside] - here.start).tobytes(),
+                batch.masked_labels_M[inside].tobytes(),
+                batch.next_labels_B[index].tobytes(),
+            )
+    return found
+
+
+def same(one: MicroBatch, other: MicroBatch) -> bool:
+    numbers = ("step", "micro_step", "pairs", "longest", "masked", "short_of_candidates")
+    return all(getattr(one, name) == getattr(other, name) for name in numbers) and all(
+        array.dtype == other.arrays()[name].dtype and array.tobytes() == other.arrays()[name].tobytes()
+        for name, array in one.arrays().items()
+    )
+
+
+def test_a_micro_batch_is_the_shards_pairs_laid_out_and_masked(shards: Any, special: SpecialIds) -> None:
+    folder, manifest = shards
+    blocks = [
+        read_block(folder, shard, index)
+        for shard in manifest.of_split("train")
+        for index in range(len(shard.block_pairs))
+    ]
+    firsts = np.cumsum([0] + [len(block) for block in blocks])
+    (step,) = steps(loader(shards, special, micro_batch=16), 1)
+    assert len(step.micro_batches) == 3
+    assert step.masked == sum(int((b.masked_labels_M != IGNORED).sum()) for b in step.micro_batches)
+    assert step.tokens == sum(int(b.sequence_starts_B1[-1]) for b in step.micro_batches)
+    for index, batch in enumerate(step.micro_batches):
+        assert batch.position == (0, index)
+        assert batch.pairs == 16 == len(batch.next_labels_B)
+        original = batch.tokens_T.copy()
+        counted = batch.masked_labels_M != IGNORED
+        assert counted.sum() == batch.masked
+        assert counted[: batch.masked].all()
+        original[batch.masked_positions_M[counted]] = batch.masked_labels_M[counted]
+        for row, sample in enumerate(batch.samples_B):
+            number = int(np.searchsorted(firsts, sample, side="right")) - 1
+            block, pair = blocks[number], int(sample - firsts[number])
+            tokens = block.tokens[block.offsets[pair] : block.offsets[pair + 1]].tolist()
+            a = int(block.a_lengths[pair])
+            here = slice(*batch.sequence_starts_B1[row : row + 2])
+            expected = [2, *tokens[:a], 3, *tokens[a:], 3]
+            assert original[here].tolist() == expected
+            assert batch.segments_T[here].tolist() == [0] * (a + 2) + [1] * (len(tokens) - a + 1)
+            assert batch.positions_T[here].tolist() == list(range(len(expected)))
+            assert batch.next_labels_B[row] == block.random_next[pair]
+        assert batch.longest == np.diff(batch.sequence_starts_B1).max()
+
+
+def test_buckets_pad_with_what_counts_nowhere(shards: Any, special: SpecialIds) -> None:
+    (step,) = steps(loader(shards, special, buckets=Buckets(tokens=256, masked=64)), 1)
+    for batch in step.micro_batches:
+        assert len(batch.tokens_T) == len(batch.segments_T) == len(batch.positions_T)
+        assert len(batch.tokens_T) % 256 == 0 == len(batch.masked_positions_M) % 64
+        assert not batch.tokens_T[batch.tokens :].any()
+        assert (batch.masked_labels_M[batch.masked :] == IGNORED).all()
+        assert not batch.masked_positions_M[batch.masked :].any()
+
+
+@given(
+    st.sampled_from([1, 2, 4, 8]),
+    st.sampled_from([1, 2, 3, 6]),
+    st.integers(1, 4),
+    st.sampled_from([0, 1, 55, ACROSS, 57, 112, 10_000_000]),
+)
+def test_a_step_is_the_same_whatever_ranks_micro_batches_workers_and_restarts(
+    shards: Any, special: SpecialIds, world_size: int, micro_batch: int, workers: int, step: int
+) -> None:
+    (alone,) = steps(loader(shards, special, micro_batch=GLOBAL, start_step=step), 1)
+    assert len(np.unique(alone.micro_batches[0].epochs_B)) == (2 if step in (ACROSS, 112) else 1)
+    found = []
+    for rank in range(world_size):
+        share = {"rank": rank, "world_size": world_size, "micro_batch": micro_batch, "workers": workers}
+        made = by_all_readers(loader(shards, special, start_step=step, **share), step)
+        assert [batch.micro_step for batch in made] == list(range(GLOBAL // (world_size * micro_batch)))
+        found += made
+    assert contents(found) == contents(list(alone.micro_batches))
+    assert sum(batch.masked for batch in found) == alone.masked
+
+
+@given(st.lists(st.sampled_from([1, 2, 9, 400, 1500]), min_size=1, max_size=5), st.integers(0, 3))
+def test_an_epoch_of_any_shards_gives_every_pair_once(
+    make_shards: Any, special: SpecialIds, tmp_path_factory: Any, sizes: list[int], epoch: int
+) -> None:
+    folder = tmp_path_factory.mktemp("sizes")
+    manifest = make_shards(folder, train=[*sizes, GLOBAL], longest=12)
+    pairs = sum(sizes) + GLOBAL
+    length = pairs // LANES
+    first, last = epoch * length * LANES // GLOBAL, -(-(epoch + 1) * length * LANES // GLOBAL)
+    made = loader((str(folder), manifest), special, micro_batch=24, start_step=first, stop_step=last)
+    times = Counter(
+        int(sample)
+        for step in made
+        for batch in step.micro_batches
+        for sample, its_epoch in zip(batch.samples_B, batch.epochs_B, strict=True)
+        if its_epoch == epoch
+    )
+    assert set(times.values()) == {1}
+    assert set(times) == set(range(pairs)) - set(made.plan.sitting_out(epoch).tolist())
+
+
+def test_stopped_at_any_step_a_new_loader_goes_on_exactly(shards: Any, special: SpecialIds) -> None:
+    whole = steps(loader(shards, special), 70)
+    for stop in (1, 31, 56, 69):
+        rest = steps(loader(shards, special, start_step=stop, stop_step=70), 100)
+        assert [step.step for step in rest] == list(range(stop, 70))
+        for step, expected in zip(rest, whole[stop:], strict=True):
+            assert all(map(same, step.micro_batches, expected.micro_batches))
+
+
+@pytest.mark.parametrize(("workers", "chunk_tokens"), [(1, 1 << 16), (2, 256)])
+def test_workers_hand_over_what_is_made_in_process_byte_for_byte(
+    shards: Any, special: SpecialIds, monkeypatch: pytest.MonkeyPatch, workers: int, chunk_tokens: int
+) -> None:
+    monkeypatch.setattr("pipeline.batches.assembly._CHUNK_TOKENS", chunk_tokens)
+    made = loader(shards, special, micro_batch=3, workers=workers, start_step=50)
+    assert made.share.readers == workers
+    assert made._assembly.chunks_a_step == (1 if workers == 1 else 4)
+    before = torch.random.get_rng_state()
+    for step in steps(made, 12):
+        expected = by_all_readers(
+            loader(shards, special, micro_batch=3, workers=workers, start_step=step.step), step.step
+        )
+        assert len(expected) == len(step.micro_batches) == 16
+        assert all(map(same, step.micro_batches, expected))
+    assert torch.equal(before, torch.random.get_rng_state()), "the trainer's random numbers were touched"
+
+
+def test_one_worker_makes_what_none_makes(shards: Any, special: SpecialIds) -> None:
+    ours = steps(loader(shards, special), 8)
+    theirs = steps(loader(shards, special, workers=1, stop_step=8), 100)
+    assert len(theirs) == 8
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.masked == other.masked
+        assert all(map(same, one.micro_batches, other.micro_batches))
+
+
+def test_each_block_is_read_by_one_worker_of_one_rank(
+    make_shards: Any, special: SpecialIds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = make_shards(tmp_path, train=(5000, 3000, 700, 4000), longest=12)
+    blocks = sum(len(shard.block_pairs) for shard in manifest.of_split("train"))
+    reads: Counter[int] = Counter()
+    real = windows.BlockSource.read
+
+    def counted(source: windows.BlockSource, number: int) -> Any:
+        reads[number] += 1
+        return real(source, number)
+
+    monkeypatch.setattr(windows.BlockSource, "read", counted)
+    readers_of: Counter[int] = Counter()
+    for rank in range(2):
+        made = loader(
+            (str(tmp_path), manifest), special, rank=rank, world_size=2, workers=2, stop_step=12_700 // GLOBAL
+        )
+        for reader in range(made.share.readers):
+            reads.clear()
+            for _ in made._assembly.chunks(reader):
+                pass
+            lanes = len(made.share.lanes_of(reader))
+            # Once each, but for a block that a cut between two of this worker's lanes falls in.
+            assert sum(reads.values()) - len(reads) <= lanes - 1
+            readers_of.update(reads.keys())
+    assert len(readers_of) == blocks
+    # Three cuts between four workers.
+    assert sum(count - 1 for count in readers_of.values()) <= 3
+
+
+def test_a_killed_worker_is_one_clear_error_and_a_new_loader_goes_on(
+    shards: Any, special: SpecialIds
+) -> None:
+    expected = steps(loader(shards, special, workers=2), 6)
+    made = loader(shards, special, workers=2)
+    running = iter(made)
+    done = [next(running), next(running)]
+    time.sleep(0.3)  # until the workers have filled their slots and wait
+    victims = made.worker_processes
+    assert len(victims) == 2
+    os.kill(victims[0], signal.SIGKILL)
+    with pytest.raises(RunFailed, match=r"worker was killed .*continues from the last checkpoint") as failure:
+        done += list(islice(running, 200))
+    assert "\n" not in str(failure.value)
+    assert not made.worker_processes
+    survivors = [pid for pid in victims[1:] if _alive(pid)]
+    assert not survivors
+    again = loader(shards, special, workers=2, start_step=len(done))
+    done += steps(again, max(0, 6 - len(done)))
+    for one, other in zip(done, expected, strict=False):
+        assert all(map(same, one.micro_batches, other.micro_batches))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+_TRAINER = """
+import signal, sys, time
+from pipeline.batches.loader import TrainLoader
+from pipeline.batches.masking import MaskingConfig, SpecialIds
+from pipeline.corpus.shards import read_manifest
+
+if __name__ == "__main__":
+    stops = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
+    signal.signal(signal.SIGUSR1, lambda number, frame: stops.append(number))
+    special = SpecialIds(size=1000, pad_id=0, cls_id=2, sep_id=3, mask_id=4, special_ids=tuple(range(20)))
+    loader = TrainLoader(
+        folder=sys.argv[1], manifest=read_manifest(sys.argv[1]), seed=1, phase=0, lanes=8, global_batch=48,
+        micro_batch=6, sequence_length=32, masking=MaskingConfig(), special=special, workers=2,
+    )
+    for step in loader:
+        if step.step == 0:
+            print(*loader.worker_processes, flush=True)
+            while len(stops) < 2:
+                time.sleep(0.01)
+            time.sleep(0.3)
+        if step.step == 200:
+            print("200 steps later", flush=True)
+            time.sleep(60)
+"""
+
+
+@pytest.fixture
+def trainer(shards: Any, tmp_path: Path) -> Iterator[Any]:
+    script = tmp_path / "trainer.py"
+    script.write_text(_TRAINER)
+    root = Path(windows.__file__).resolve().parents[2]
+    process = subprocess.Popen(
+        [sys.executable, str(script), shards[0]],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        start_new_session=True,
+    )
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_workers_outlive_a_stop_signal_but_not_their_trainer(trainer: Any) -> None:
+    workers = [int(pid) for pid in trainer.stdout.readline().split()]
+    assert len(workers) == 2
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # to all of the group, as schedulers do
+        os.killpg(trainer.pid, number)
+    assert trainer.stdout.readline() == "200 steps later\n"
+    assert all(map(_alive, workers))
+    trainer.kill()
+    deadline = time.monotonic() + 10
+    while any(map(_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_alive, workers))
+
+
+@pytest.fixture
+def own_shards(make_shards: Any, tmp_path: Path) -> tuple[str, Manifest]:
+    return str(tmp_path), make_shards(tmp_path, train=(300, 300), validation=(5,), longest=LENGTH)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_block_is_named_with_its_file_before_anything_learns_from_it(
+    own_shards: Any, special: SpecialIds, workers: int
+) -> None:
+    folder, _ = own_shards
+    with open(Path(folder) / "train-00001.tar", "r+b") as tar:
+        tar.seek(5000)
+        tar.write(b"damage")
+    with pytest.raises(RunFailed, match=r"train-00001.tar at byte 0 .block 0. .* hash") as failure:
+        steps(loader(own_shards, special, workers=workers), 100)
+    assert "\n" not in str(failure.value)
+
+
+def test_a_missing_tar_is_named(own_shards: Any, special: SpecialIds) -> None:
+    os.remove(Path(own_shards[0]) / "train-00000.tar")
+    with pytest.raises(RunFailed, match=r"cannot read .*train-00000.tar: No such file"):
+        steps(loader(own_shards, special), 100)
+
+
+def test_pairs_too_long_for_the_phase_are_refused_at_planning(own_shards: Any, special: SpecialIds) -> None:
+    with pytest.raises(InputError, match="pairs of up to 32 tokens, the phase's sequence_length is 16"):
+        loader(own_shards, special, sequence_length=16)
+
+
+def test_pairs_longer_than_the_manifest_says_are_not_learned_from(
+    own_shards: Any, special: SpecialIds
+) -> None:
+    folder, manifest = own_shards
+    object.__setattr__(manifest, "settings", {"max_seq_length": 16})
+    write_manifest(folder, manifest)
+    with pytest.raises(RunFailed, match="its manifest promises at most 16"):
+        steps(loader(own_shards, special, sequence_length=16), 1)
+
+
+def test_few_tars_are_open_at_once(make_shards: Any, special: SpecialIds, tmp_path: Path) -> None:
+    manifest = make_shards(tmp_path, train=[20] * 30, longest=12)
+    made = loader((str(tmp_path), manifest), special)
+    running = iter(made)
+    for _ in range(30):
+        next(running)
+        open_tars = [fd for fd in os.listdir("/proc/self/fd") if _target(fd).startswith(str(tmp_path))]
+        assert len(open_tars) <= 8
+
+
+def _target(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return ""
+
+
+def test_tensors_have_the_names_and_types_that_the_network_takes(shards: Any, special: SpecialIds) -> None:
+    (step,) = steps(loader(shards, special), 1)
+    batch = step.micro_batches[0]
+    tensors = batch.tensors("cpu")
+    assert tensors["longest"] == batch.longest
+    types = {name: tensor.dtype for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+    int32 = ("tokens_T", "segments_T", "positions_T", "sequence_starts_B1")
+    int64 = ("masked_positions_M", "masked_labels_M", "next_labels_B")
+    assert types == dict.fromkeys(int32, torch.int32) | dict.fromkeys(int64, torch.int64)
+    for name in types:
+        tensor = tensors[name]
+        assert isinstance(tensor, torch.Tensor)
+        assert tensor.tolist() == getattr(batch, name).tolist()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_tensors_on_cuda_are_those_on_cpu(shards: Any, special: SpecialIds) -> None:
+    (step,) = steps(loader(shards, special), 1)
+    for batch in step.micro_batches:
+        here, there = batch.tensors("cpu"), batch.tensors("cuda")
+        for name, tensor in here.items():
+            other = there[name]
+            if isinstance(tensor, torch.Tensor):
+                assert isinstance(other, torch.Tensor)
+                assert other.is_cuda
+                assert torch.equal(other.cpu(), tensor)
+                assert other.dtype == tensor.dtype
+
+
+def held_out(shards: Any, special: SpecialIds, **more: Any) -> list[MicroBatch]:
+    given: dict[str, Any] = {"sequences": 77, "micro_batch": 8, "masking": MaskingConfig(), "seed": 1}
+    return list(held_out_micro_batches(*shards, special=special, **(given | more)))
+
+
+def test_held_out_pairs_are_the_same_whatever_ranks_and_micro_batches(
+    shards: Any, special: SpecialIds
+) -> None:
+    alone = contents(held_out(shards, special))
+    assert len(alone) == 77
+    for world_size in (1, 2, 3, 7, 16):
+        for micro_batch in (1, 8, 77, 100):
+            ranks = [
+                held_out(shards, special, micro_batch=micro_batch, rank=rank, world_size=world_size)
+                for rank in range(world_size)
+            ]
+            assert len({len(batches) for batches in ranks}) == 1, "ranks call the network unequally often"
+            assert contents([batch for batches in ranks for batch in batches]) == alone
+    assert len(held_out(shards, special, sequences=1000, micro_batch=110)[0].samples_B) == 110
+    assert contents(held_out(shards, special, seed=2)) != alone
+
+
+def test_an_empty_micro_batch_counts_nowhere(shards: Any, special: SpecialIds) -> None:
+    empty = held_out(shards, special, micro_batch=100, rank=1, world_size=2)[0]
+    assert empty.pairs == empty.masked == empty.tokens == 0
+    assert (empty.masked_labels_M == IGNORED).all()
+    assert (empty.next_labels_B == IGNORED).all()
+    assert empty.tokens_T[:3].tolist() == [2, 3, 3]
+    assert set(empty.tensors()) == set(held_out(shards, special)[0].tensors())
+
+
+def test_no_held_out_pairs_is_an_error(make_shards: Any, special: SpecialIds, tmp_path: Path) -> None:
+    made = str(tmp_path), make_shards(tmp_path, train=(10,))
+    with pytest.raises(InputError, match="holds no held-out pairs"):
+        held_out(made, special)
