@@ -23,6 +23,7 @@ import yaml
 from model.config import ModelConfig, preset
 from pipeline import storage
 from pipeline.batches.masking import MaskingConfig
+from pipeline.batches.order import default_lanes
 from pipeline.errors import InputError
 
 # What a list of alternatives offers today; each grows with the code behind it.
@@ -214,7 +215,7 @@ class Recipe:
         if self.lanes is not None:
             return self.lanes
         common = math.gcd(*(phase.global_batch for phase in self.phases))
-        return max(lanes for lanes in range(1, 65) if common % lanes == 0)
+        return default_lanes(common)
 
     @property
     def steps(self) -> int:

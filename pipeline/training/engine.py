@@ -10,9 +10,11 @@ Example:
     engine.backward(loss, last=True); norm = engine.step()
 """
 
+import io
 import json
 import logging
 import os
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,16 +77,11 @@ def zero_stage(settings: dict[str, Any]) -> int:
 def join_world(world: World) -> None:
     """Connect this process with the other ranks: NCCL on GPUs, gloo on CPUs. Called once a process."""
     os.environ.update(world.environment())
-    if not local_devices():
-        # Without it DeepSpeed probes for accelerators and warns of what it finds.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import torch
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    _hush()
     import deepspeed
     import deepspeed.ops
+    import torch
 
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # init_distributed would compile this op for 40 s; only inference uses it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if local_devices():
@@ -95,6 +92,14 @@ def join_world(world: World) -> None:
         where = f"{world.address}:{world.port}"
         reason = (str(error).splitlines() or ["no reason given"])[0]
         raise RunFailed(f"rank {world.rank} cannot meet the others at {where}: {reason}") from error
+
+
+def _hush() -> None:
+    """Before DeepSpeed is imported: no probing for accelerators that aren't there, no log on standard output."""
+    if not local_devices():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed sets its logger's level at import; a filter stays.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def leave_world() -> None:
@@ -191,10 +196,12 @@ def read_weights(folder: Path) -> dict[str, "torch.Tensor"]:
     import torch
 
     if any((folder / TAG).glob("*zero_pp_rank_*_optim_states.pt")):
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        _hush()
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-        state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
+        # It prints its progress to standard output, which is for results.
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
     else:
         path = folder / TAG / "mp_rank_00_model_states.pt"
         state = torch.load(path, map_location="cpu", weights_only=False)["module"]

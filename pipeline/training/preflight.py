@@ -8,47 +8,44 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import lineage
+from pipeline.batches.loader import order_plan
+from pipeline.batches.share import Share
 from pipeline.corpus.shards import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError
-from pipeline.recipe import Recipe
+from pipeline.recipe import Phase, Recipe
 
 
 def check(recipe: Recipe, manifests: Sequence[Manifest], ranks: int) -> None:
     """Raise InputError where the run described cannot be trained by `ranks` ranks."""
-    if recipe.resolved_lanes % ranks:
-        raise InputError(
-            f"{ranks} ranks do not divide the {recipe.resolved_lanes} lanes; "
-            "set lanes to a multiple of the ranks that divides every global_batch, or change --ranks"
-        )
     for index, (phase, manifest) in enumerate(zip(recipe.phases, manifests, strict=True)):
-        where = f"phases.{index}"
-        if phase.global_batch % (ranks * phase.micro_batch):
-            raise InputError(
-                f"{where}: global_batch {phase.global_batch} is no multiple of {ranks} ranks × "
-                f"micro_batch {phase.micro_batch}; change one of the three"
-            )
-        if manifest.max_seq_length > phase.sequence_length:
-            raise InputError(
-                f"{where}: sequence_length {phase.sequence_length} is below the {manifest.max_seq_length} "
-                f"of {phase.shards}; raise it, or shard with --max-seq-length {phase.sequence_length}"
-            )
-        pairs = manifest.pairs("train")
-        if pairs < phase.global_batch:
-            raise InputError(
-                f"{where}: {phase.shards} holds {pairs} training pairs, fewer than one global_batch of "
-                f"{phase.global_batch}; shard more text or lower global_batch"
-            )
-        if recipe.evaluate.every and not manifest.pairs("validation"):
-            raise InputError(
-                f"{where}: {phase.shards} holds no held-out pairs; shard with --validation-fraction, "
-                "or set evaluate.every=0"
-            )
+        try:
+            _check_phase(recipe, phase, index, manifest, ranks)
+        except InputError as error:
+            raise InputError(f"phases.{index}: {error}") from None
         if manifest.vocabulary["hash"] != manifests[0].vocabulary["hash"]:
             raise InputError(
-                f"{where}: {phase.shards} was made with vocabulary {manifest.vocabulary['hash']}, "
+                f"phases.{index}: {phase.shards} was made with vocabulary {manifest.vocabulary['hash']}, "
                 f"{recipe.phases[0].shards} with {manifests[0].vocabulary['hash']}; phases share one vocabulary"
             )
+
+
+def _check_phase(recipe: Recipe, phase: Phase, index: int, manifest: Manifest, ranks: int) -> None:
+    plan = order_plan(
+        manifest,
+        seed=recipe.seed,
+        phase=index,
+        lanes=recipe.resolved_lanes,
+        global_batch=phase.global_batch,
+        sequence_length=phase.sequence_length,
+    )
+    # Built for its checks: ranks against lanes, micro-batches against the global batch.
+    Share(plan=plan, rank=0, world_size=ranks, micro_batch=phase.micro_batch)
+    if recipe.evaluate.every and not manifest.pairs("validation"):
+        raise InputError(
+            f"{phase.shards} holds no held-out pairs; shard with --validation-fraction, "
+            "or set evaluate.every=0"
+        )
 
 
 def vocabulary_of(shards: str, manifest: Manifest) -> Vocabulary:

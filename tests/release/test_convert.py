@@ -137,7 +137,7 @@ def test_an_output_that_is_taken_is_left_alone(checkpoint: Path, tmp_path: Path)
 def test_a_damaged_checkpoint_is_named_and_nothing_is_made(copy: Path, tmp_path: Path) -> None:
     path = copy / "engine" / "mp_rank_00_model_states.pt"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(RunFailed, match="bytes, .* were written"):
+    with pytest.raises(RunFailed, match=r"bytes, .* were written"):
         run(ConvertConfig(checkpoint=copy, output=tmp_path / "model"))
     assert not (tmp_path / "model").exists()
 

@@ -86,12 +86,14 @@ def test_a_dead_server_neither_stops_training_nor_loses_a_step(
 def test_a_failed_run_is_marked(tmp_path: Path) -> None:
     run = tmp_path / "RUNS" / "a"
     run.mkdir(parents=True)
-    with (
-        pytest.raises(ZeroDivisionError),
-        open_tracker(TrackingPolicy(), run, RECORD, [], is_first=True) as tracker,
-    ):
-        tracker.log(lines(1, 1)[0])
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with open_tracker(TrackingPolicy(), run, RECORD, [], is_first=True) as tracker:
+            tracker.log(lines(1, 1)[0])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     known = json.loads((run / TRACKING).read_text())
     assert MlflowClient(tracking_uri=known["uri"]).get_run(known["run_id"]).info.status == "FAILED"
 
