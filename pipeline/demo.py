@@ -70,7 +70,7 @@ def run(config: DemoConfig) -> None:
     if model.exists():
         raise InputError(f"{output} holds a finished demo; remove the folder or name another with -o")
     storage.make_folder(str(output))
-    corpus = config.corpus or (str(_write_corpus(output / "corpus.txt")),)
+    corpus = config.corpus or (str(write_corpus(output / "corpus.txt")),)
     read = ReadOptions()
 
     _title("1. vocabulary", f"WordPiece of {_VOCABULARY_SIZE:,} tokens")
@@ -140,7 +140,7 @@ def _fill_blanks(model: Path) -> None:
         click.echo(f"  {sentence}\n      → {words}")
 
 
-def _write_corpus(path: Path) -> Path:
+def write_corpus(path: Path) -> Path:
     """Python's own English as a corpus file: a document a topic and a module, a paragraph a line."""
     documents = [*topics(), *_docstrings()]
     storage.write_text(str(path), "\n\n".join(documents) + "\n")

@@ -125,7 +125,9 @@ def prove(folder: Path, config: ModelConfig, engine_answers: "dict[str, torch.Te
     Raises RunFailed where it is above 1e-4, or where transformers misses or doesn't know a weight.
     """
     from transformers import BertForPreTraining
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     theirs, loading = BertForPreTraining.from_pretrained(
         folder, output_loading_info=True, local_files_only=True, attn_implementation="eager"
     )

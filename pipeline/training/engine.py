@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,8 @@ def _hush() -> None:
     """Before DeepSpeed is imported: no probing for accelerators that aren't there, no log on standard output."""
     if not local_devices():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed calls collectives by names that torch is about to change: nothing a user can do about.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # DeepSpeed sets its logger's level at import; a filter stays.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
