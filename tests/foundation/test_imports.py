@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROAD = (
     ("pipeline.errors",),
     (
+        "pipeline.configuration",
         "pipeline.counter_random",
         "pipeline.processes",
         "pipeline.progress",

@@ -1,0 +1,115 @@
+"""Plain values (YAML, overrides) to frozen dataclasses, strictly.
+
+In: nested mappings and lists, and a dataclass with type hints. Out: an instance, all its own checks passed.
+What always holds: an unknown key is refused with the nearest known one, a value of the wrong type with the
+type wanted, a missing one by name; keys are dotted (`phases.0.steps`) wherever they are named.
+
+Example:
+    build(Phase, {"shards": "S", "steps": 3, …}, "phases.0")
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+import yaml
+
+from pipeline.errors import InputError
+
+
+def apply_override(value: dict[str, Any], override: str) -> None:
+    """Set in `value` what `key=value` says, the key dotted.
+
+    Raises InputError where the key leads nowhere or the value is no YAML.
+    """
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise InputError(f"{override!r} is no override; write key=value, e.g. phases.0.steps=12")
+    try:
+        leaf = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"the value of {override!r} is no YAML") from error
+    *parents, last = name.split(".")
+    try:
+        owner: Any = reduce(_step_into, parents, value)
+        if isinstance(owner, list):
+            owner[int(last)] = leaf
+        else:
+            owner[last] = leaf
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise InputError(f"{name} names nothing in the recipe; a list's items are numbered from 0") from error
+
+
+def _step_into(owner: Any, name: str) -> Any:
+    if isinstance(owner, list):
+        return owner[int(name)]
+    if owner.get(name) is None:
+        owner[name] = {}
+    return owner[name]
+
+
+def build(kind: type, value: Any, where: str) -> Any:
+    """An instance of the dataclass `kind` from plain values; `where` is the dotted key that leads here.
+
+    Raises InputError on unknown, missing or mistyped keys, and on what `kind` itself refuses.
+    """
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where or 'a recipe'} is {value!r}; it must hold keys")
+    hints = typing.get_type_hints(kind)
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    prefix = f"{where}." if where else ""
+    for name in value:
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.0)
+            raise InputError(f"unknown key {prefix}{name}; the nearest known is {prefix}{near[0]}")
+    for name, item in fields.items():
+        needed = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if needed and name not in value:
+            raise InputError(f"{prefix}{name} is missing")
+    built = {name: _convert(hints[name], value[name], prefix + name) for name in fields if name in value}
+    try:
+        return kind(**built)
+    except InputError as error:
+        raise InputError(f"{prefix}{error}" if where else str(error)) from None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint`, or an InputError that names both."""
+    origin = typing.get_origin(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        return _convert(next(arg for arg in typing.get_args(hint) if arg is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{where} is {value!r}; it must be a list")
+        inner = typing.get_args(hint)[0]
+        return tuple(_convert(inner, item, f"{where}.{index}") for index, item in enumerate(value))
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise InputError(f"{where} is {value!r}; known: {', '.join(map(str, typing.get_args(hint)))}")
+        return value
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where} is {value!r}; it must hold keys")
+        return dict(value)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), {} if value is None else value, where)
+    if hint is float and isinstance(value, str):
+        # YAML reads 1e-4, without a dot, as text.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise InputError(f"{where} is {value!r}; it must be a {_TYPE_WORDS.get(hint, hint.__name__)}")
+    return value
+
+
+_TYPE_WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
