@@ -38,7 +38,7 @@ from pipeline.training.evaluate import run as run_evaluate
 from pipeline.training.pretrain import run as run_pretrain
 
 # About two minutes on two cores.
-_STEPS = 600
+_STEPS = 800
 _VOCABULARY_SIZE = 4096
 _RANKS = 2
 _SENTENCES = (
@@ -133,6 +133,7 @@ def _fill_blanks(model: Path) -> None:
     import transformers
 
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     fill = transformers.pipeline("fill-mask", model=str(model), device="cpu")
     answers: Any = fill(list(_SENTENCES), top_k=3)
     for sentence, found in zip(_SENTENCES, answers, strict=True):

@@ -1,0 +1,31 @@
+"""The demo keeps its word: with nothing but the package, a model that beats counting words."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import BertForPreTraining
+
+from pipeline.training.metrics import read_metrics
+
+
+def test_the_demo_walks_the_whole_road_and_ends_under_the_unigram_baseline(cli: Any, tmp_path: Path) -> None:
+    done = cli("demo", "-o", "here", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"MLM +loss ([\d.]+) nats .*unigram baseline of ([\d.]+)", done.stdout)
+    assert found is not None, done.stdout
+    loss, baseline = map(float, found.groups())
+    assert loss < baseline
+    # Not a flat line that happens to lie low: it learned all the way.
+    losses = [line["mlm_loss"] for line in read_metrics(tmp_path / "here" / "runs" / "tiny")]
+    assert losses[0] > baseline + 1
+    assert BertForPreTraining.from_pretrained(tmp_path / "here" / "model") is not None
+    for name in ("corpus.txt", "vocab/vocab.txt", "shards/manifest.json", "runs/mlflow.db"):
+        assert (tmp_path / "here" / name).exists()
+    assert "[MASK]" in done.stdout
+    assert "mlflow server" in done.stdout
+    assert "Traceback" not in done.stderr
+
+    again = cli("demo", "-o", "here", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "holds a finished demo" in again.stderr
