@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from pipeline import __version__
-from pipeline.errors import BertpipeError, InputError
+from pipeline.errors import BertpipeError
 
 _CORPUS_HELP = "Files, folders, globs or URIs of .txt[.gz] and .parquet."
 
@@ -33,8 +33,7 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except BertpipeError as error:
-            # Every rank finds the same fault in the input; one of them says so.
-            if str(error) and not (isinstance(error, InputError) and os.environ.get("RANK", "0") != "0"):
+            if str(error):
                 click.echo(f"bertpipe: {error}", err=True)
             sys.stderr.flush()
             context.exit(error.exit_code)

@@ -31,7 +31,7 @@ def apply_override(value: dict[str, Any], override: str) -> None:
         raise InputError(f"{override!r} is no override; write key=value, e.g. phases.0.steps=12")
     try:
         leaf = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise InputError(f"the value of {override!r} is no YAML") from error
     *parents, last = name.split(".")
     try:
@@ -40,7 +40,7 @@ def apply_override(value: dict[str, Any], override: str) -> None:
             owner[int(last)] = leaf
         else:
             owner[last] = leaf
-    except (KeyError, ValueError, IndexError, TypeError) as error:
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise InputError(f"{name} names nothing in the recipe; a list's items are numbered from 0") from error
 
 
@@ -75,6 +75,13 @@ def build(kind: type, value: Any, where: str) -> Any:
         return kind(**built)
     except InputError as error:
         raise InputError(f"{prefix}{error}" if where else str(error)) from None
+
+
+def unshared(value: Any) -> Any:
+    """`value` with every list and mapping its own: a YAML alias is one object in two places."""
+    if isinstance(value, dict):
+        return {key: unshared(item) for key, item in value.items()}
+    return [unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

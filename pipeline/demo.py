@@ -10,6 +10,7 @@ Example:
 """
 
 import ast
+import json
 import pydoc_data.topics
 import re
 import sysconfig
@@ -36,6 +37,7 @@ from pipeline.training.checkpoints import FOLDER, LATEST
 from pipeline.training.evaluate import EvaluateConfig, describe
 from pipeline.training.evaluate import run as run_evaluate
 from pipeline.training.pretrain import run as run_pretrain
+from pipeline.training.world import local_devices
 
 # About two minutes on two cores.
 _STEPS = 800
@@ -61,6 +63,12 @@ class DemoConfig:
     corpus: tuple[str, ...] = ()
     steps: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"--steps is {self.steps}; it must be at least 1")
+        if ":/" in str(self.output):
+            raise InputError(f"{self.output} is a URI; the demo writes to a local folder")
+
 
 def run(config: DemoConfig) -> None:
     """Walk the road; prints what each stage made."""
@@ -84,10 +92,16 @@ def run(config: DemoConfig) -> None:
     )
 
     steps = config.steps or _STEPS
-    _title("3. pretraining", f"2 layers × 128, {_RANKS} ranks, DeepSpeed ZeRO 1, {steps} steps")
+    ranks = min(_RANKS, local_devices() or _RANKS)
+    _title("3. pretraining", f"2 layers × 128, {ranks} ranks, DeepSpeed ZeRO 1, {steps} steps")
     run_path = output / "runs" / "tiny"
-    overrides = [f"run={run_path}", f"phases.0.shards={shards}", *_schedule(steps)]
-    run_pretrain(str(shipped_file("recipes/tiny.yaml", what="demo")), overrides, _RANKS)
+    # Quoted, since a value is YAML and a path may hold anything.
+    overrides = [
+        f"run={json.dumps(str(run_path))}",
+        f"phases.0.shards={json.dumps(shards)}",
+        *_schedule(steps),
+    ]
+    run_pretrain(str(shipped_file("recipes/tiny.yaml", what="demo")), overrides, ranks)
 
     _title("4. evaluation", "on the held-out documents")
     checkpoint = run_path / FOLDER / LATEST

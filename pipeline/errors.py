@@ -24,6 +24,14 @@ class RunFailed(BertpipeError):
     """The input is right and the machine failed: a disk, a worker, a server. Exit code 1."""
 
 
+class Echo(BertpipeError):
+    """What another process has explained already: nothing is printed, the exit code is its."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("")
+        self.exit_code = exit_code
+
+
 class Stopped(BertpipeError):
     """A signal ended the command in good order. Exit code 128 + its number, as a shell reports it."""
 

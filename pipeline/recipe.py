@@ -20,7 +20,7 @@ from model.config import ModelConfig, preset
 from pipeline import storage
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.order import default_lanes
-from pipeline.configuration import apply_override, build
+from pipeline.configuration import apply_override, build, unshared
 from pipeline.errors import InputError
 
 # What a list of alternatives offers today; each grows with the code behind it.
@@ -89,9 +89,9 @@ class AdamW:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it lies in [0, 1)")
-        if self.epsilon <= 0:
+        if not 0 < self.epsilon < math.inf:
             raise InputError(f"epsilon is {self.epsilon}; it must be above 0")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise InputError(f"weight_decay is {self.weight_decay}; it is 0 or more")
 
 
@@ -191,7 +191,7 @@ class Recipe:
         _at_least("seed", self.seed, 0)
         _one_of("objective", self.objective, OBJECTIVES)
         _one_of("precision", self.precision, PRECISIONS)
-        if self.gradient_clipping <= 0:
+        if not 0 < self.gradient_clipping < math.inf:
             raise InputError(f"gradient_clipping is {self.gradient_clipping}; it must be above 0")
         config = self.model_config(vocab_size=1 << 15)
         for index, phase in enumerate(self.phases):
@@ -249,7 +249,7 @@ def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
             value = yaml.safe_load(stream)
     except FileNotFoundError:
         raise InputError(f"the recipe {path} does not exist; see recipes/ for examples") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date that is none
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise InputError(f"{path}{where} is no YAML: {getattr(error, 'problem', error)}") from error
@@ -257,6 +257,7 @@ def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError(f"cannot read the recipe {path}: {error.strerror or error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds {type(value).__name__}, not the keys of a recipe")
+    value = unshared(value)
     for override in overrides:
         apply_override(value, override)
     return recipe_from(value, path)

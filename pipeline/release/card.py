@@ -11,8 +11,8 @@ from model.counts import parameter_count
 from pipeline.training.checkpoints import CheckpointInfo
 
 
-def model_card(info: CheckpointInfo, largest_difference: float) -> str:
-    """The README.md of a model folder."""
+def model_card(info: CheckpointInfo, identity: str, largest_difference: float) -> str:
+    """The README.md of a model folder; `identity` is the hash of the checkpoint's own record."""
     config = ModelConfig(**info.model)
     cased = "cased" if info.vocabulary["cased"] else "uncased"
     return f"""---
@@ -73,6 +73,7 @@ pipeline("fill-mask", model="PATH/TO/THIS/FOLDER")("The capital of France is [MA
 {
         _table(
             {
+                "checkpoint": f"`{identity}`, step {info.step:,} of `{info.recipe['run']}`",
                 "vocabulary": f"`{info.vocabulary['hash']}`",
                 **{
                     f"shards, phase {number + 1}": f"`{content}`"
@@ -112,6 +113,7 @@ def _held_out(figures: dict[str, float]) -> str:
         return "No evaluation ran before this checkpoint."
     return _table(
         {
+            "measured at step": f"{figures['step']:,.0f}",
             "MLM loss": f"{figures['mlm_loss']:.4f} nats (perplexity {figures['mlm_perplexity']:.1f})",
             "MLM accuracy": f"{figures['mlm_accuracy']:.2%}",
             "NSP loss": f"{figures['nsp_loss']:.4f} nats",

@@ -25,6 +25,7 @@ from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabul
 from pipeline.errors import InputError, RunFailed
 from pipeline.release.card import model_card
 from pipeline.training.checkpoints import (
+    INFO,
     TOLERANCE,
     VOCABULARY,
     CheckpointInfo,
@@ -34,6 +35,7 @@ from pipeline.training.checkpoints import (
     read_probe,
 )
 from pipeline.training.probe import probe_input
+from pipeline.training.saving import write_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +70,8 @@ def run(config: ConvertConfig) -> Proof:
     """
     if config.output.exists() and (not config.output.is_dir() or any(config.output.iterdir())):
         raise InputError(f"{config.output} exists and is not empty; name a new folder")
+    if storage.is_uri(str(config.output)) or ":/" in str(config.output):
+        raise InputError(f"{config.output} is a URI; convert to a local folder and copy it there")
     info = read_checkpoint(config.checkpoint)
     network = load_network(config.checkpoint, info, trusted=config.trusted)
     vocabulary = load_vocabulary(str(config.checkpoint / VOCABULARY))
@@ -76,12 +80,14 @@ def run(config: ConvertConfig) -> Proof:
             f"{config.checkpoint / VOCABULARY} has hash {vocabulary.hash}, the checkpoint was trained with "
             f"{info.vocabulary['hash']}; put that vocabulary back"
         )
-    temporary = config.output.with_name(f".{config.output.name}.{os.getpid()}.tmp")
+    output = config.output.absolute()
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    identity = storage.hash_file(str(config.checkpoint / INFO))
     storage.make_folder(str(temporary))
     try:
-        _write_model(temporary, network, info, vocabulary)
+        _write_model(temporary, network, info, vocabulary, identity)
         difference = prove(temporary, network.config, read_probe(config.checkpoint))
-        storage.write_text(str(temporary / "README.md"), model_card(info, difference))
+        storage.write_text(str(temporary / "README.md"), model_card(info, identity, difference))
         if config.output.exists():
             config.output.rmdir()
         os.rename(temporary, config.output)
@@ -93,14 +99,13 @@ def run(config: ConvertConfig) -> Proof:
 
 
 def _write_model(
-    folder: Path, network: "BertForPretraining", info: CheckpointInfo, vocabulary: Vocabulary
+    folder: Path, network: "BertForPretraining", info: CheckpointInfo, vocabulary: Vocabulary, identity: str
 ) -> None:
-    from safetensors.torch import save_file
-
     state = to_hf(network.state_dict())
     # Tied tensors are one tensor: stored once, tied again by transformers.
     stored = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied_names()}
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    lineage = {"format": "pt", "bertpipe.checkpoint": identity, "bertpipe.step": str(info.step)}
+    write_tensors(folder / "model.safetensors", stored, lineage)
     configuration = hf_config(network.config, pad_token_id=vocabulary.pad_id) | {"dtype": "float32"}
     storage.write_json(
         str(folder / "config.json"), {"architectures": ["BertForPreTraining"], **configuration}

@@ -1,6 +1,6 @@
-"""Checkpoints: whole folders that appear by one rename, and say what they are.
+"""Checkpoints: what they hold, which one is whole, and the network inside (`saving` writes them).
 
-In: an engine at the end of a step. Out: `RUN/checkpoints/step-00000100/` with
+In: `RUN/checkpoints/step-00000100/` with
     checkpoint.json    step, counts, recipe, lineage, and every file's size and hash
     engine/            DeepSpeed's own files
     probe.safetensors  the engine's logits on a fixed input (law 9)
@@ -14,20 +14,17 @@ Example:
 """
 
 import os
-import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.config import ModelConfig
 from pipeline import storage
-from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
 from pipeline.errors import InputError, RunFailed
 from pipeline.progress import say
-from pipeline.training.engine import TAG, Engine, read_weights
+from pipeline.training.engine import TAG, read_weights
 from pipeline.training.probe import probe_logits
-from pipeline.training.world import World, sum_over_ranks
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +47,7 @@ class CheckpointInfo:
 
     step: optimizer steps done over all phases
     samples, tokens: sequences and real tokens trained on so far
-    held_out: the figures of the run's last evaluation; empty before the first
+    held_out: the figures of the run's last evaluation and its `step`; empty before the first
     shards: the manifests' hashes, one a phase
     files: size in bytes and hash of every file, by its path inside the folder
     """
@@ -75,102 +72,19 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save_checkpoint(
-    run: Path,
-    engine: Engine,
-    info: CheckpointInfo,
-    *,
-    config: ModelConfig,
-    vocabulary: Vocabulary,
-    keep_last: int,
-    world: World,
-) -> Path:
-    """Write the checkpoint of `info.step`; every rank calls it. Returns its folder.
-
-    Raises RunFailed where the disk refuses; older checkpoints stay as they were.
-    """
-    checkpoints = run / FOLDER
-    final = checkpoints / name_of(info.step)
-    temporary = checkpoints / f".{name_of(info.step)}.tmp"
-    try:
-        if world.is_first:
-            checkpoints.mkdir(exist_ok=True)
-            _remove(temporary)
-            temporary.mkdir()
-        _barrier(engine)
-        engine.save(temporary)
-        answers = probe_logits(engine.network.module, config, engine.device)
-        _barrier(engine)
-        if world.is_first:
-            from safetensors.torch import save_file
-
-            save_file(answers, temporary / PROBE)
-            save_vocabulary(vocabulary, str(temporary / VOCABULARY))
-            _commit(temporary, final, info)
-            _point_latest(checkpoints, final.name)
-            _prune(checkpoints, keep_last)
-        _barrier(engine)
-    except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError of its zip writer.
-        if world.is_first:
-            _remove(temporary)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunFailed(
-            f"cannot write the checkpoint {final}: {reason}; free some room and run the same command again"
-        ) from error
-    return final
-
-
-def _commit(temporary: Path, final: Path, info: CheckpointInfo) -> None:
-    files: dict[str, list[Any]] = {}
-    for path in sorted(temporary.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            files[str(path.relative_to(temporary))] = [path.stat().st_size, storage.hash_file(str(path))]
-    storage.write_json(str(temporary / INFO), asdict(info) | {"files": files})
-    _remove(final)
-    os.rename(temporary, final)
-    storage.sync_folder(str(final.parent))
-
-
-def _point_latest(checkpoints: Path, name: str) -> None:
-    link = checkpoints / f".{LATEST}.tmp"
-    link.unlink(missing_ok=True)
-    link.symlink_to(name)
-    os.replace(link, checkpoints / LATEST)
-
-
-def _prune(checkpoints: Path, keep_last: int) -> None:
-    for old in _newest_first(checkpoints)[keep_last:]:
-        # Renamed first: a deletion cut short must not leave half a folder under a whole one's name.
-        doomed = checkpoints / f".{old.name}.old"
-        _remove(doomed)
-        os.rename(old, doomed)
-        _remove(doomed)
-    for leftover in checkpoints.glob(".step-*"):
-        _remove(leftover)
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
-def _newest_first(checkpoints: Path) -> list[Path]:
+def newest_first(checkpoints: Path) -> list[Path]:
+    """The whole checkpoints in a folder."""
     return sorted((path for path in checkpoints.glob("step-*") if path.is_dir()), reverse=True)
-
-
-def _barrier(engine: Engine) -> None:
-    sum_over_ranks([0.0], engine.device)
 
 
 def newest_whole(run: Path) -> tuple[Path, CheckpointInfo] | None:
     """The newest checkpoint whose files are all as they were written; None where there is none.
 
-    A damaged one is named on standard error and passed over.
+    A damaged one is named on standard error and passed over. Raises RunFailed where there are some and none
+    is whole: to begin again at step 0 would throw a run away that a mended disk may still hold.
     """
-    for folder in _newest_first(run / FOLDER):
+    there = newest_first(run / FOLDER)
+    for folder in there:
         try:
             info = read_checkpoint(folder)
             check_files(folder, info)
@@ -178,6 +92,20 @@ def newest_whole(run: Path) -> tuple[Path, CheckpointInfo] | None:
             say(f"warning: {error}; trying the checkpoint before it")
             continue
         return folder, info
+    if there:
+        raise RunFailed(
+            f"no checkpoint under {run / FOLDER} is whole; restore one, or delete that folder to begin again"
+        )
+    return None
+
+
+def newest_readable(run: Path) -> CheckpointInfo | None:
+    """What the newest checkpoint says of itself, its files not looked at; damaged ones are passed over."""
+    for folder in newest_first(run / FOLDER):
+        try:
+            return read_checkpoint(folder)
+        except InputError:
+            continue
     return None
 
 
@@ -214,8 +142,16 @@ def _damaged(folder: Path, info: CheckpointInfo) -> Iterator[tuple[str, str]]:
             yield name, "is missing"
         elif path.stat().st_size != size:
             yield name, f"has {path.stat().st_size} bytes, {size} were written"
-        elif storage.hash_file(str(path)) != content:
-            yield name, "is not what was written: its hash differs"
+        elif (found := _hash(path)) != content:
+            yield name, "is not what was written: its hash differs" if found else "cannot be read"
+
+
+def _hash(path: Path) -> str:
+    """The file's hash; empty where the disk doesn't give it."""
+    try:
+        return storage.hash_file(str(path))
+    except OSError:
+        return ""
 
 
 def refuse_foreign(folder: Path, *, trusted: bool) -> None:

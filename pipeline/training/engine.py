@@ -28,16 +28,20 @@ if TYPE_CHECKING:
 
 # The folder of DeepSpeed's files inside a checkpoint.
 TAG = "engine"
-# Set from the recipe; a JSON that sets them too would contradict it in silence.
-_INJECTED = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-    "bf16",
-    "fp16",
+# What a JSON may say: ZeRO, offload, communication, and DeepSpeed's own measuring. The rest is the recipe's, and
+# a JSON that set it too would contradict it in silence.
+_ALLOWED = (
+    "zero_optimization",
+    "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer",
+    "aio",
+    "communication_data_type",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+    "comms_logger",
+    "wall_clock_breakdown",
+    "memory_breakdown",
+    "flops_profiler",
 )
 STAGES = (0, 1)
 
@@ -58,13 +62,16 @@ def read_settings(name: str) -> dict[str, Any]:
         ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"deepspeed: {path} is no JSON: {error}") from error
-    for key in _INJECTED:
-        if key in settings:
+    if not isinstance(settings, dict) or not isinstance(settings.get("zero_optimization", {}), dict):
+        raise InputError(f"deepspeed: {path} must hold keys, and so must its zero_optimization")
+    for key in settings:
+        if key not in _ALLOWED:
             raise InputError(
-                f"deepspeed: {path} sets {key!r}; the recipe decides it, remove it from the JSON"
+                f"deepspeed: {path} sets {key!r}; the recipe decides it, or nothing does: a JSON holds ZeRO, "
+                "offload and communication only"
             )
-    stage = zero_stage(settings)
-    if stage not in STAGES:
+    stage = settings.get("zero_optimization", {}).get("stage", 0)
+    if stage not in STAGES or isinstance(stage, bool):
         known = " and ".join(map(str, STAGES))
         raise InputError(f"deepspeed: {path} asks for ZeRO stage {stage}; this version trains with {known}")
     return dict(settings)

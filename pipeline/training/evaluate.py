@@ -9,7 +9,7 @@ Example:
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,23 +69,37 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
             f"{config.shards} holds pairs of up to {manifest.max_seq_length} tokens, the model has "
             f"{info.model['max_positions']} positions; evaluate on shards of shorter pairs"
         )
-    micro_batches = list(
-        held_out_micro_batches(
-            config.shards,
-            manifest,
-            sequences=config.sequences or max(1, manifest.pairs("validation")),
-            micro_batch=_MICRO_BATCH,
-            masking=recipe.masking,
-            special=SpecialIds.of(vocabulary),
-            seed=recipe.seed,
-        )
+    micro_batches = held_out_micro_batches(
+        config.shards,
+        manifest,
+        sequences=config.sequences or max(1, manifest.pairs("validation")),
+        micro_batch=_MICRO_BATCH,
+        masking=recipe.masking,
+        special=SpecialIds.of(vocabulary),
+        seed=recipe.seed,
     )
     network = checkpoints.load_network(config.checkpoint, info, trusted=config.trusted)
     device = "cuda" if local_devices() else "cpu"
-    result = evaluate(network.to(device), micro_batches, device)
-    labels = np.concatenate([batch.masked_labels_M for batch in micro_batches])
-    result["unigram_mlm_loss"] = unigram_loss(config.shards, manifest, labels[labels >= 0], vocabulary.size)
-    return {"step": info.step, "sequences": sum(batch.pairs for batch in micro_batches), **result}
+    counted = LabelCounts(vocabulary.size)
+    result = evaluate(network.to(device), counted.of(micro_batches), device)
+    result["unigram_mlm_loss"] = unigram_loss(config.shards, manifest, counted.labels)
+    return {"step": info.step, "sequences": counted.pairs, **result}
+
+
+class LabelCounts:
+    """Counts what passes by: pairs, and how often each token is to be guessed."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.labels = np.zeros(vocab_size, np.int64)
+        self.pairs = 0
+
+    def of(self, micro_batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+        """The same micro-batches, counted."""
+        for micro_batch in micro_batches:
+            labels = micro_batch.masked_labels_M
+            self.labels += np.bincount(labels[labels >= 0], minlength=len(self.labels))
+            self.pairs += micro_batch.pairs
+            yield micro_batch
 
 
 def evaluate(network: Any, micro_batches: Iterable[MicroBatch], device: str) -> dict[str, float]:
@@ -118,20 +132,21 @@ def evaluate(network: Any, micro_batches: Iterable[MicroBatch], device: str) -> 
     }
 
 
-def unigram_loss(shards: str, manifest: Manifest, labels: NDArray[np.integer], vocab_size: int) -> float:
+def unigram_loss(shards: str, manifest: Manifest, label_counts: NDArray[np.int64]) -> float:
     """Nats a label costs a model that knows only how often each token occurs in the training shards.
 
-    Counts are smoothed by one, over evenly spaced blocks where there are more than 512.
+    label_counts: how often each token of the vocabulary is to be guessed
+    Frequencies are smoothed by one, over evenly spaced blocks where there are more than 512.
     """
     blocks = [
         (shard, index) for shard in manifest.of_split("train") for index in range(len(shard.block_offsets))
     ]
     chosen = np.unique(np.linspace(0, len(blocks) - 1, min(len(blocks), _UNIGRAM_BLOCKS)).astype(int))
-    counts = np.ones(vocab_size)
+    counts = np.ones(len(label_counts))
     for shard, index in (blocks[number] for number in chosen):
-        counts += np.bincount(read_block(shards, shard, index).tokens, minlength=vocab_size)
+        counts += np.bincount(read_block(shards, shard, index).tokens, minlength=len(counts))
     nats = np.log(counts.sum()) - np.log(counts)
-    return float(nats[labels].mean())
+    return float((nats * label_counts).sum() / label_counts.sum())
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -11,11 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
-from pipeline.errors import BertpipeError, RunFailed, Stopped
+import pipeline
+from pipeline.errors import Echo, RunFailed, Stopped
 from pipeline.training.world import World, free_port
 
+_ROOT = str(Path(pipeline.__file__).resolve().parents[1])
 # Set for the ranks: the launcher's process id.
 PARENT = "BERTPIPE_LAUNCHER"
 _SECONDS_TO_END = 15.0
@@ -46,10 +49,12 @@ def launch(arguments: Sequence[str], ranks: int) -> None:
                 rank=rank, size=ranks, local_rank=rank, local_size=ranks, address="127.0.0.1", port=port
             )
             environment = os.environ | world.environment() | {PARENT: str(os.getpid())}
+            # This very package, whatever folder the command was started in (-P keeps that one out).
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
             # A session of their own: Ctrl-C reaches them through `forward`, once.
             children.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "pipeline.cli", *arguments],
+                    [sys.executable, "-P", "-m", "pipeline.cli", *arguments],
                     env=environment,
                     start_new_session=True,
                 )
@@ -65,49 +70,43 @@ def launch(arguments: Sequence[str], ranks: int) -> None:
     _conclude(codes, stopped_by)
 
 
-def _watch(children: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
-    """The exit codes, once all have ended; a failure ends the others."""
-    failed_at: float | None = None
+def _watch(children: Sequence["subprocess.Popen[bytes]"]) -> list[int | None]:
+    """The exit codes: of all ranks where all ended well, else those seen when the first one failed."""
     while True:
+        # Looked at twice: a rank that loses a killed one ends after it, maybe between two looks.
         codes = [child.poll() for child in children]
+        codes = [child.poll() for child in children]
+        if any(codes):
+            _end(children)
+            return codes
         if all(code is not None for code in codes):
-            return [code for code in codes if code is not None]
-        now = time.monotonic()
-        if failed_at is None and any(codes):
-            failed_at = now
-            # The others may be about to fail of the same cause, or to stop at the same signal: let them.
-        elif failed_at is not None and now - failed_at > _SECONDS_TO_END:
-            for child in children:
-                if child.poll() is None:
-                    child.kill()
-        elif failed_at is not None and any(code and code < 0 for code in codes):
-            # A rank that was killed cannot answer; the others would wait for it for ever.
-            for child in children:
-                if child.poll() is None:
-                    child.kill()
+            return codes
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def _conclude(codes: Sequence[int], stopped_by: int) -> None:
-    if not any(codes):
+def _end(children: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Give the other ranks a moment to end by themselves (they may be stopping too), then kill them."""
+    until = time.monotonic() + _SECONDS_TO_END
+    while any(child.poll() is None for child in children) and time.monotonic() < until:
+        if any((child.poll() or 0) < 0 for child in children):
+            break  # a rank that was killed answers nobody
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+
+
+def _conclude(codes: Sequence[int | None], stopped_by: int) -> None:
+    failed = {rank: code for rank, code in enumerate(codes) if code}
+    if not failed:
         return
-    if stopped_by and all(code in (0, 128 + stopped_by) for code in codes):
+    if stopped_by and set(failed.values()) <= {128 + stopped_by, -stopped_by}:
         raise Stopped("", stopped_by)
-    killed = [(rank, -code) for rank, code in enumerate(codes) if code < 0]
-    own = [code for code in codes if code > 0]
-    if own:
-        # The rank that failed has said why.
-        raise _Said(own[0])
-    rank, number = killed[0]
-    raise RunFailed(
-        f"rank {rank} was ended by {signal.Signals(number).name}; run the same command again, "
-        "it resumes from the last checkpoint"
-    )
-
-
-class _Said(BertpipeError):
-    """A failure that a rank has already explained; carries the exit code only."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("")
-        self.exit_code = exit_code
+    for rank, code in failed.items():
+        if code < 0:
+            raise RunFailed(
+                f"rank {rank} was ended by {signal.Signals(-code).name}; run the same command again, "
+                "it resumes from the last checkpoint"
+            )
+    # The rank that failed has said why.
+    raise Echo(next(iter(failed.values())))

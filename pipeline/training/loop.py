@@ -5,31 +5,26 @@ always holds: what a step trains on is a function of (manifests, recipe, step); 
 of steps and stop at the same one.
 """
 
+import math
+import signal
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline import lineage
-from pipeline.batches.loader import StepBatches
-from pipeline.errors import Stopped
-from pipeline.training.checkpoints import (
-    FOLDER,
-    LATEST,
-    CheckpointInfo,
-    name_of,
-    read_checkpoint,
-    save_checkpoint,
-)
+from pipeline.errors import Echo, RunFailed, Stopped
+from pipeline.training.checkpoints import FOLDER, LATEST, CheckpointInfo, name_of, read_checkpoint
 from pipeline.training.display import TrainingDisplay
 from pipeline.training.engine import Engine
 from pipeline.training.evaluate import evaluate
 from pipeline.training.matrix_rate import matrix_rate
 from pipeline.training.metrics import Log
 from pipeline.training.plan import Plan
+from pipeline.training.saving import save_checkpoint
 from pipeline.training.schedule import learning_rate
 from pipeline.training.signals import StopRequest
-from pipeline.training.step import StepSums, agree, train_step
+from pipeline.training.step import StepSums, Turn, train_step, turns
 from pipeline.training.tracking import Tracker
 from pipeline.training.world import World
 
@@ -57,38 +52,56 @@ class Training:
                 continue
             with self._plan.loader(index, self.step, self._world) as loader:
                 marked = time.perf_counter()
-                for batches in loader:
-                    masked, signal_number = agree(batches.masked, request.signal_number, self._engine.device)
-                    if signal_number:
-                        self._stop(signal_number, log)
-                    sums = self._train(index, batches, masked)
+                for turn in turns(loader, request, self._engine.device):
+                    if turn.signal_number:
+                        self._stop(turn.signal_number, log)
+                    sums = self._train(index, turn)
                     seconds = time.perf_counter() - marked
-                    metrics = self._metrics(index, sums, loader.plan.epochs_done(batches.step + 1), seconds)
-                    if recipe.evaluate.every and self.step % recipe.evaluate.every == 0:
+                    metrics = self._metrics(
+                        index, sums, loader.plan.epochs_done(turn.batches.step + 1), seconds
+                    )
+                    if self._is_due(recipe.evaluate.every):
                         metrics |= self._evaluate(index)
                     log.append(metrics)
                     tracker.log(metrics)
                     display.step(metrics)
-                    if self.step % recipe.checkpoint.every == 0 or self.step == recipe.steps:
+                    if self._is_due(recipe.checkpoint.every):
                         self._save(log)
                     marked = time.perf_counter()
         display.say(f"step {self.step} of {recipe.steps}: {Path(recipe.run) / FOLDER / LATEST}")
 
-    def _train(self, index: int, batches: StepBatches, masked: int) -> StepSums:
+    def _is_due(self, every: int) -> bool:
+        """Whether what is done every so many steps (0: never) is done now; the last step always counts."""
+        return bool(every) and (self.step % every == 0 or self.step == self._plan.recipe.steps)
+
+    def _train(self, index: int, turn: Turn) -> StepSums:
         phase = self._plan.recipe.phases[index]
         sums = train_step(
             self._engine,
-            batches,
+            turn.batches,
             model=self._plan.model,
-            masked=masked,
+            masked=turn.masked,
             pairs=phase.global_batch,
-            learning_rate=learning_rate(phase, batches.step),
+            learning_rate=learning_rate(phase, turn.batches.step),
             dropout_key=(self._plan.recipe.seed, self.step, self._world.rank),
         )
         self.step += 1
+        self._refuse_nonsense(sums)
         self._samples += phase.global_batch
         self._tokens += sums.tokens
         return sums
+
+    def _refuse_nonsense(self, sums: StepSums) -> None:
+        """Stop where the numbers have left the finite: the next checkpoint would bury the last good one."""
+        loss = sums.mlm_loss + sums.nsp_loss
+        if math.isfinite(loss) and math.isfinite(sums.gradient_norm):
+            return
+        if not self._world.is_first:
+            raise Echo(RunFailed.exit_code)
+        raise RunFailed(
+            f"step {self.step} has loss {loss} and gradient norm {sums.gradient_norm}; lower learning_rate or raise "
+            f"warmup_steps, in a new run; the last good checkpoint is that of step {self._saved}"
+        )
 
     def _metrics(self, index: int, sums: StepSums, epoch: float, seconds: float) -> dict[str, Any]:
         """What `metrics.jsonl` says of the step just done (the design's names)."""
@@ -117,7 +130,7 @@ class Training:
             self._plan.held_out(index, self._world),
             self._engine.device,
         )
-        self._held_out_figures = figures
+        self._held_out_figures = figures | {"step": self.step}
         return {f"held_out_{name}": value for name, value in figures.items()}
 
     def _save(self, log: Log) -> None:
@@ -151,7 +164,10 @@ class Training:
         if self.step > self._saved:
             self._save(log)
         raise Stopped(
-            f"stopped by signal {signal_number} after step {self.step}; run the same command again to continue",
+            f"stopped by {signal.Signals(signal_number).name} after step {self.step}; "
+            "run the same command again to continue"
+            if self._world.is_first
+            else "",
             signal_number,
         )
 

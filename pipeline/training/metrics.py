@@ -9,31 +9,76 @@ Example:
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import IO, Any, Protocol, Self
+
+from pipeline.errors import RunFailed
 
 METRICS = "metrics.jsonl"
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The steps on record; a line that a crash cut short ends the list."""
+    return read_after(run, 0)
+
+
+def read_after(run: Path, step: int) -> list[dict[str, Any]]:
+    """The steps on record after `step`, sought by halving the file: it costs what it returns."""
     path = run / METRICS
     lines: list[dict[str, Any]] = []
     if not path.exists():
         return lines
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+    with path.open("rb") as file:
+        file.seek(_end_of(file, step))
+        for line in file:
+            if _step_of(line) == float("inf"):
+                break
             lines.append(json.loads(line))
-        except ValueError:
-            break
     return lines
 
 
-class Log(Protocol):
-    """Takes the steps of a run; see the module's promises. `kept`: the steps on record from before."""
+def _end_of(file: IO[bytes], step: int) -> int:
+    """The byte after the line of the last step up to `step`; steps ascend, so it is sought by halving."""
+    low, high = 0, file.seek(0, os.SEEK_END)
+    while low < high:
+        start, line = _line_at(file, (low + high) // 2)
+        if _step_of(line) <= step:
+            low = start + len(line)
+        else:
+            high = start
+    return low
 
-    kept: list[dict[str, Any]]
+
+def _line_at(file: IO[bytes], position: int) -> tuple[int, bytes]:
+    """The line that holds the byte at `position`, and where it starts."""
+    start, reach = 0, 512
+    while position > 0:
+        begin = max(0, position - reach)
+        file.seek(begin)
+        found = file.read(position - begin).rfind(b"\n")
+        if found >= 0:
+            start = begin + found + 1
+            break
+        if begin == 0:
+            break
+        reach *= 2
+    file.seek(start)
+    return start, file.readline()
+
+
+def _step_of(line: bytes) -> float:
+    """The line's step; beyond all steps where a crash cut it short."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith(b"\n") else float("inf")
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class Log(Protocol):
+    """Takes the steps of a run; see the module's promises."""
 
     def append(self, metrics: dict[str, Any]) -> None:
         """Write one step."""
@@ -56,9 +101,6 @@ def open_log(run: Path, *, after: int, is_first: bool) -> Log:
 class NoLog:
     """What the other ranks hold: takes steps and forgets them."""
 
-    def __init__(self) -> None:
-        self.kept: list[dict[str, Any]] = []
-
     def append(self, metrics: dict[str, Any]) -> None:
         """Forget the step."""
 
@@ -78,25 +120,35 @@ class MetricsLog:
     """Appends steps to `run/metrics.jsonl`, beginning after `step`."""
 
     def __init__(self, run: Path, *, after: int) -> None:
-        kept = [line for line in read_metrics(run) if line["step"] <= after]
-        path = run / METRICS
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        self.kept = kept
-        self._file = path.open("a", encoding="utf-8")
+        self._path = run / METRICS
+        with self._writing():
+            self._file = self._path.open("ab+")
+            # An append-only file is cut by its length alone: whole before, whole after.
+            self._file.truncate(_end_of(self._file, after))
+            os.fsync(self._file.fileno())
 
     def append(self, metrics: dict[str, Any]) -> None:
-        """Write one step, readable by others at once."""
-        self._file.write(json.dumps(metrics) + "\n")
-        self._file.flush()
+        """Write one step, readable by others at once.
+
+        Raises RunFailed where the disk refuses.
+        """
+        with self._writing():
+            self._file.write(json.dumps(metrics).encode() + b"\n")
+            self._file.flush()
 
     def sync(self) -> None:
         """Have what was written survive a power cut; called before each checkpoint."""
-        os.fsync(self._file.fileno())
+        with self._writing():
+            os.fsync(self._file.fileno())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFailed(
+                f"cannot write {self._path}: {error.strerror}; free some room and run the same command again"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -104,4 +156,6 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        # What could not be written has been said; a second failure here would only hide it.
+        with suppress(OSError):
+            self._file.close()

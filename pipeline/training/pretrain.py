@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import counter_random
-from pipeline.errors import InputError
+from pipeline.errors import Echo, InputError, RunFailed
 from pipeline.processes import die_with_parent
 from pipeline.progress import say
 from pipeline.recipe import read_recipe
@@ -25,10 +25,19 @@ from pipeline.training.loop import Training, checkpoint_at
 from pipeline.training.metrics import open_log
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.plan import Plan, make_plan
-from pipeline.training.run_folder import RECIPE, open_folder
+from pipeline.training.run_folder import RECIPE, VOCABULARY, open_folder
 from pipeline.training.signals import watching
 from pipeline.training.tracking import RunRecord, open_tracker
-from pipeline.training.world import World, device_of, local_devices, read_world, share_threads, sum_over_ranks
+from pipeline.training.world import (
+    World,
+    device_of,
+    is_lost_peer,
+    local_devices,
+    on_first_rank,
+    read_world,
+    share_threads,
+    sum_over_ranks,
+)
 
 _WEIGHTS = int.from_bytes(b"weights")
 
@@ -40,13 +49,30 @@ def run(path: str, overrides: Sequence[str], ranks: int | None) -> None:
     """
     if PARENT in os.environ:
         die_with_parent(int(os.environ[PARENT]))
-    recipe = read_recipe(path, overrides)
     world = read_world(os.environ)
+    try:
+        _run(path, overrides, ranks, world)
+    except InputError as error:
+        if world is None or world.is_first:
+            raise
+        if world.local_rank:
+            raise Echo(error.exit_code) from None
+        # A node of its own may see something else: a disk that isn't mounted there.
+        raise InputError(f"rank {world.rank}: {error}") from None
+
+
+def _run(path: str, overrides: Sequence[str], ranks: int | None, world: World | None) -> None:
+    recipe = read_recipe(path, overrides)
     if ranks is not None and ranks < 1:
         raise InputError(f"--ranks is {ranks}; it must be at least 1")
     if world is not None and ranks not in (None, world.size):
         raise InputError(f"--ranks is {ranks}, but the launcher started {world.size}; leave --ranks out")
     size = world.size if world else ranks or local_devices() or 1
+    if world is None and 0 < local_devices() < size:
+        raise InputError(
+            f"--ranks is {size} and this node has {local_devices()} GPU(s); start one rank a GPU, "
+            "or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
     plan = make_plan(recipe, size)
     if world is None and size > 1:
         launch(["pretrain", path, *overrides], size)
@@ -59,9 +85,12 @@ def train(plan: Plan, world: World) -> None:
     run_path = Path(plan.recipe.run)
     share_threads(world)
     join_world(world)
+    device = device_of(world)
     try:
         # Held until the end: nobody else trains in this folder.
-        folder = open_folder(plan.recipe, plan.manifests, world) if world.is_first else None
+        folder = on_first_rank(
+            world, device, lambda: open_folder(plan.recipe, plan.manifests, plan.vocabulary, world)
+        )
         engine = _make_engine(plan, world)
         training = Training(plan, world, engine, checkpoint_at(run_path, _resumed_step(run_path, world)))
         if world.is_first and training.step:
@@ -69,20 +98,23 @@ def train(plan: Plan, world: World) -> None:
         with (
             watching() as request,
             open_log(run_path, after=training.step, is_first=world.is_first) as log,
-            open_tracker(
-                plan.recipe.tracking, run_path, _record(plan), log.kept, is_first=world.is_first
-            ) as tracker,
+            open_tracker(plan.recipe.tracking, run_path, _record(plan), is_first=world.is_first) as tracker,
         ):
             training.run(log, tracker, request)
         if folder is not None:
             folder.lock.close()
+    except RuntimeError as error:
+        if world.size > 1 and is_lost_peer(error):
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise RunFailed(f"rank {world.rank} lost another rank: {reason}") from error
+        raise
     finally:
         leave_world()
 
 
 def _resumed_step(run_path: Path, world: World) -> int:
     """The step to go on after. The first rank chooses for all: a shared disk may show others something else."""
-    found = newest_whole(run_path) if world.is_first else None
+    found = on_first_rank(world, device_of(world), lambda: newest_whole(run_path))
     (step,) = sum_over_ranks([float(found[1].step) if found else 0.0], device_of(world))
     return int(step)
 
@@ -114,5 +146,5 @@ def _record(plan: Plan) -> RunRecord:
     return RunRecord(
         parameters=plan.recipe.as_dict(),
         tags=tags,
-        artefacts=(run_path / RECIPE, Path(plan.recipe.phases[0].shards) / "vocab"),
+        artefacts=(run_path / RECIPE, run_path / VOCABULARY),
     )

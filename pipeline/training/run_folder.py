@@ -1,9 +1,9 @@
 """The run folder: what a run is, so that the same command resumes it and no other one can.
 
 In: a recipe and the manifests of its phases. Out: `RUN/recipe.yaml` (resolved), `RUN/lineage.json` (what it
-trains on), `RUN/environment.json` (where and with which versions, one entry a start). What always holds: one
-run trains in a folder at a time (a lock that its owner's death releases); a folder is never taken for a run
-of another recipe or other shards.
+trains on), `RUN/vocab/`, `RUN/environment.json` (where and with which versions, one entry a start).
+What always holds: one run trains in a folder at a time (a lock that its owner's death releases); a folder is
+never taken for a run of another recipe or other shards.
 """
 
 import fcntl
@@ -19,7 +19,8 @@ import yaml
 
 from pipeline import storage
 from pipeline.corpus.shards import Manifest
-from pipeline.errors import InputError
+from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
+from pipeline.errors import InputError, RunFailed
 from pipeline.lineage import library_versions
 from pipeline.processes import available_cores
 from pipeline.recipe import Recipe, read_recipe
@@ -30,6 +31,7 @@ from pipeline.training.world import World
 RECIPE = "recipe.yaml"
 LINEAGE = "lineage.json"
 ENVIRONMENT = "environment.json"
+VOCABULARY = "vocab"
 _LOCK = ".lock"
 
 
@@ -43,19 +45,27 @@ class RunFolder:
 
 def check_folder(recipe: Recipe, manifests: Sequence[Manifest], ranks: int, stage: int) -> None:
     """Raise InputError where the recipe's run folder belongs to something else; touches nothing."""
+    if storage.is_uri(recipe.run):
+        raise InputError(
+            f"run: {recipe.run} is a URI; a run folder is local or on a disk that all nodes share"
+        )
     run = Path(recipe.run)
     if run.exists() and not run.is_dir():
         raise InputError(f"run: {run} is a file; name a folder")
     if not (run / RECIPE).exists():
-        if run.exists() and any(path.name != _LOCK for path in run.iterdir()):
+        if run.exists() and any(not _is_ours(path.name) for path in run.iterdir()):
             raise InputError(f"run: {run} holds other files and no {RECIPE}; name a new folder")
         return
     known = read_recipe(str(run / RECIPE))
     lineage = storage.read_json(str(run / LINEAGE)) if (run / LINEAGE).exists() else {}
     check_resume(run, recipe, known, _hashes(manifests), lineage.get("shards", _hashes(manifests)))
-    latest = run / checkpoints.FOLDER / checkpoints.LATEST
-    if latest.exists():
-        info = checkpoints.read_checkpoint(latest)
+    info = checkpoints.newest_readable(run)
+    if info is not None:
+        if info.zero_stage != stage:
+            raise InputError(
+                f"{run} was checkpointed at ZeRO stage {info.zero_stage}, and deepspeed: {recipe.deepspeed} asks for "
+                f"stage {stage}; resume with stage {info.zero_stage}"
+            )
         if stage > 0 and info.world_size != ranks:
             raise InputError(
                 f"{run} was checkpointed by {info.world_size} ranks at ZeRO {info.zero_stage}, and {ranks} are "
@@ -63,7 +73,14 @@ def check_folder(recipe: Recipe, manifests: Sequence[Manifest], ranks: int, stag
             )
 
 
-def open_folder(recipe: Recipe, manifests: Sequence[Manifest], world: World) -> RunFolder:
+def _is_ours(name: str) -> bool:
+    """Whether a start that was cut short may have left `name` in a run folder that has no recipe yet."""
+    return name in (_LOCK, VOCABULARY) or name.startswith((LINEAGE, ENVIRONMENT, RECIPE))
+
+
+def open_folder(
+    recipe: Recipe, manifests: Sequence[Manifest], vocabulary: Vocabulary, world: World
+) -> RunFolder:
     """Create or reopen the run folder and lock it; called by the first rank, after `check_folder`.
 
     Raises InputError where another process trains in it.
@@ -73,15 +90,21 @@ def open_folder(recipe: Recipe, manifests: Sequence[Manifest], world: World) -> 
     lock = (run / _LOCK).open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         lock.close()
         raise InputError(
             f"{run} is being trained by another process; wait for it, or name another run"
+        ) from error
+    except OSError as error:
+        lock.close()
+        raise RunFailed(
+            f"the disk of {run} cannot lock files ({error.strerror}); mount it with locks, or use another"
         ) from error
     storage.write_json(
         str(run / LINEAGE), {"shards": _hashes(manifests), "vocabulary": manifests[0].vocabulary}
     )
     _add_environment(run, world)
+    save_vocabulary(vocabulary, str(run / VOCABULARY))
     # Last: a folder that has its recipe has the rest.
     storage.write_text(
         str(run / RECIPE), yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True)

@@ -7,7 +7,7 @@ is the same step.
 """
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,9 @@ from model.config import ModelConfig
 from model.counts import step_flops
 from pipeline import counter_random
 from pipeline.batches.loader import StepBatches
+from pipeline.errors import BertpipeError, Echo, RunFailed
 from pipeline.training.engine import Engine
+from pipeline.training.signals import StopRequest
 from pipeline.training.world import sum_over_ranks
 
 _DROPOUT = int.from_bytes(b"dropout")
@@ -47,15 +49,42 @@ class StepSums:
     learning_rate: float
 
 
-def agree(masked: int, signal_number: int, device: str) -> tuple[int, int]:
-    """The step's one small all-reduce: (masked tokens of the global batch, stop signal or 0).
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What the ranks agreed on before a step: its masked tokens over the global batch, a stop signal or 0."""
 
-    Every rank gets the same answer, so all stop at the same step.
+    batches: StepBatches
+    masked: int
+    signal_number: int
+
+
+def turns(loader: Iterable[StepBatches], request: StopRequest, device: str) -> Iterator[Turn]:
+    """A rank's steps, each after the ranks have agreed on it in one small all-reduce.
+
+    So all stop at the same step, and a rank whose data cannot be read ends the others instead of leaving them
+    to wait for it: it raises what went wrong, they an Echo.
     """
-    flags = [float(signal_number == number) for number in _SIGNALS]
-    total, *counts = sum_over_ranks([float(masked), *flags], device)
-    stops = [int(number) for number, count in zip(_SIGNALS, counts, strict=True) if count]
-    return int(total), stops[0] if stops else 0
+    steps = iter(loader)
+    while True:
+        batches, failure = _next(steps)
+        if batches is None and failure is None:
+            return  # at the same step on every rank: all have equally many
+        flags = [float(request.signal_number == number) for number in _SIGNALS]
+        masked = float(batches.masked) if batches else 0.0
+        total, failed, *counts = sum_over_ranks([masked, float(failure is not None), *flags], device)
+        if failure is not None:
+            raise failure
+        if batches is None or failed:
+            raise Echo(RunFailed.exit_code)
+        stops = [int(number) for number, count in zip(_SIGNALS, counts, strict=True) if count]
+        yield Turn(batches=batches, masked=int(total), signal_number=stops[0] if stops else 0)
+
+
+def _next(steps: Iterator[StepBatches]) -> tuple[StepBatches | None, BertpipeError | None]:
+    try:
+        return next(steps, None), None
+    except BertpipeError as error:
+        return None, error
 
 
 def train_step(

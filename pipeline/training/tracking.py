@@ -23,8 +23,10 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from pipeline import storage
+from pipeline.errors import Stopped
 from pipeline.progress import say
 from pipeline.recipe import TrackingPolicy
+from pipeline.training.metrics import read_after
 
 TRACKING = "tracking.json"
 _SECONDS_BETWEEN_BATCHES = 2.0
@@ -74,18 +76,11 @@ class NoTracker:
         return
 
 
-def open_tracker(
-    policy: TrackingPolicy,
-    run: Path,
-    record: RunRecord,
-    logged: Sequence[Mapping[str, Any]],
-    *,
-    is_first: bool,
-) -> Tracker:
-    """The tracker of a run folder; `logged` are the steps on record from before a resume."""
+def open_tracker(policy: TrackingPolicy, run: Path, record: RunRecord, *, is_first: bool) -> Tracker:
+    """The tracker of a run folder; what `metrics.jsonl` holds and the server doesn't is sent first."""
     if policy.experiment is None or not is_first:
         return NoTracker()
-    return MlflowTracker(policy.experiment, tracking_uri(policy, run), run, record, logged)
+    return MlflowTracker(policy.experiment, tracking_uri(policy, run), run, record)
 
 
 def tracking_uri(policy: TrackingPolicy, run: Path) -> str:
@@ -100,15 +95,14 @@ def tracking_uri(policy: TrackingPolicy, run: Path) -> str:
 class MlflowTracker:
     """Sends steps to MLflow from a thread."""
 
-    def __init__(
-        self, experiment: str, uri: str, run: Path, record: RunRecord, logged: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def __init__(self, experiment: str, uri: str, run: Path, record: RunRecord) -> None:
         self._experiment, self._uri, self._run, self._record = experiment, uri, run, record
         self._queue: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
-        self._pending: list[Mapping[str, Any]] = list(logged)
+        self._pending: list[Mapping[str, Any]] = []
         self._client: Any = None
         self._run_id = ""
-        self._last_sent = -1
+        self._last_sent = 0
+        self._kept = False
         self._warned = False
         self._status = "FINISHED"
         self._thread = threading.Thread(target=self._send, name="mlflow", daemon=True)
@@ -125,7 +119,7 @@ class MlflowTracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._status = "KILLED" if hasattr(error, "exit_code") else "FAILED"
+            self._status = "KILLED" if isinstance(error, Stopped) else "FAILED"
         self._queue.put(_END_OF_QUEUE)
         self._thread.join(timeout=_SECONDS_TO_FINISH)
         if self._thread.is_alive() or self._pending:
@@ -147,6 +141,8 @@ class MlflowTracker:
                     self._client.set_terminated(self._run_id, self._status)
                 self._warned = False
             except Exception as error:  # whatever a server, a network or a database does, training goes on
+                # Found anew with the next batch: a call that failed may have been taken all the same.
+                self._client = None
                 self._warn(error)
                 if ended:
                     time.sleep(_SECONDS_BETWEEN_BATCHES)
@@ -182,8 +178,8 @@ class MlflowTracker:
         if known.get("uri") == self._uri:
             self._run_id = known["run_id"]
             client.update_run(self._run_id, status="RUNNING")
-            history = client.get_metric_history(self._run_id, "loss")
-            self._last_sent = max((metric.step for metric in history), default=-1)
+            # The metric `step` says how far the server is, without fetching a million points.
+            self._last_sent = int(client.get_run(self._run_id).data.metrics.get("step", 0))
         else:
             experiment = self._experiment_id(client)
             self._run_id = client.create_run(experiment, run_name=self._run.name).info.run_id
@@ -196,12 +192,23 @@ class MlflowTracker:
             client.log_batch(self._run_id, params=parameters[start : start + _PARAMETERS_A_BATCH])
         tags = [RunTag(key, value) for key, value in self._record.tags.items()]
         client.log_batch(self._run_id, tags=tags)
-        for artefact in self._record.artefacts:
-            if artefact.is_dir():
-                client.log_artifacts(self._run_id, str(artefact), artifact_path=artefact.name)
-            else:
-                client.log_artifact(self._run_id, str(artefact))
         self._client = client
+        first = self._pending[0]["step"] if self._pending else float("inf")
+        self._pending[:0] = [line for line in read_after(self._run, self._last_sent) if line["step"] < first]
+        if not self._kept:
+            self._keep_artefacts()
+
+    def _keep_artefacts(self) -> None:
+        """Send files and folders, once; a store that refuses them keeps no metric from the server."""
+        self._kept = True
+        try:
+            for artefact in self._record.artefacts:
+                if artefact.is_dir():
+                    self._client.log_artifacts(self._run_id, str(artefact), artifact_path=artefact.name)
+                else:
+                    self._client.log_artifact(self._run_id, str(artefact))
+        except Exception as error:  # as in `_send`
+            say(f"warning: {self._uri} does not take artefacts ({_first_line(error)})")
 
     def _experiment_id(self, client: Any) -> str:
         found = client.get_experiment_by_name(self._experiment)
@@ -225,9 +232,7 @@ class MlflowTracker:
                 taken += 1
                 if metrics["step"] > self._last_sent:
                     batch += [
-                        Metric(name, float(value), now, metrics["step"])
-                        for name, value in metrics.items()
-                        if name != "step"
+                        Metric(name, float(value), now, metrics["step"]) for name, value in metrics.items()
                     ]
             if batch:
                 self._client.log_batch(self._run_id, metrics=batch)
@@ -236,9 +241,12 @@ class MlflowTracker:
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            say(f"warning: the tracking server {self._uri} does not answer ({reason}); steps are kept for it")
+            say(f"warning: {self._uri} does not take steps ({_first_line(error)}); they are kept for it")
         self._warned = True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -11,10 +11,13 @@ Example:
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from pipeline.errors import InputError
+from pipeline.errors import BertpipeError, Echo, InputError
+
+T = TypeVar("T")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -67,12 +70,13 @@ def read_world(environment: Mapping[str, str]) -> World | None:
             address=environment.get("MASTER_ADDR", "127.0.0.1"),
             port=_number(environment, "MASTER_PORT", "29500"),
         )
-    elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
-        job, step = environment.get("SLURM_JOB_ID", "0"), environment.get("SLURM_STEP_ID", "0")
+    elif "SLURM_STEP_ID" in environment and _number(environment, "SLURM_STEP_NUM_TASKS", "1") > 1:
+        # A batch script's own shell has SLURM_NTASKS too, but is no rank: only srun sets a step's variables.
+        job, step = environment.get("SLURM_JOB_ID", "0"), environment["SLURM_STEP_ID"]
         tasks_here = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
         world = World(
             rank=_number(environment, "SLURM_PROCID"),
-            size=_number(environment, "SLURM_NTASKS"),
+            size=_number(environment, "SLURM_STEP_NUM_TASKS"),
             local_rank=_number(environment, "SLURM_LOCALID", "0"),
             local_size=int(tasks_here.group()) if tasks_here else 1,
             address=environment.get("MASTER_ADDR") or _first_node(environment),
@@ -117,7 +121,11 @@ def local_devices() -> int:
 
 def device_of(world: World) -> str:
     """The torch device of this rank: its GPU, or the CPU."""
-    return f"cuda:{world.local_rank}" if local_devices() else "cpu"
+    devices = local_devices()
+    if not devices:
+        return "cpu"
+    # srun --gpus-per-task=1 shows each rank one device, its own, as number 0.
+    return f"cuda:{world.local_rank if devices > 1 else 0}"
 
 
 def share_threads(world: World) -> None:
@@ -139,3 +147,29 @@ def sum_over_ranks(values: list[float], device: str) -> list[float]:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(total)
     return [float(value) for value in total.tolist()]
+
+
+def on_first_rank(world: World, device: str, work: Callable[[], T]) -> T | None:
+    """`work()` on the first rank, None on the others; every rank calls it.
+
+    A BertpipeError of the work is raised there, and ends the others as an Echo.
+    """
+    result: T | None = None
+    failure: BertpipeError | None = None
+    if world.is_first:
+        try:
+            result = work()
+        except BertpipeError as error:
+            failure = error
+    (code,) = sum_over_ranks([float(failure.exit_code) if failure else 0.0], device)
+    if failure is not None:
+        raise failure
+    if code:
+        raise Echo(int(code))
+    return result
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone (gloo and NCCL have no error type of it)."""
+    said = str(error).lower()
+    return any(word in said for word in ("gloo", "nccl", "connection reset", "connection closed by peer"))

@@ -15,8 +15,9 @@ from model.config import ModelConfig
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.errors import InputError, RunFailed
 from pipeline.release.convert import ConvertConfig, run
+from pipeline.storage import hash_file
 from pipeline.training.checkpoints import load_network, read_checkpoint
-from pipeline.training.evaluate import EvaluateConfig, evaluate, unigram_loss
+from pipeline.training.evaluate import EvaluateConfig, LabelCounts, evaluate, unigram_loss
 from pipeline.training.evaluate import run as run_evaluate
 from pipeline.training.metrics import read_metrics
 
@@ -99,7 +100,14 @@ def test_the_card_tells_the_models_lineage_and_figures(checkpoint: Path, tmp_pat
     run(ConvertConfig(checkpoint=checkpoint, output=tmp_path / "model"))
     card = (tmp_path / "model" / "README.md").read_text()
     info = read_checkpoint(checkpoint)
-    for fact in (info.vocabulary["hash"], info.shards[0], f"{info.held_out['mlm_loss']:.4f}", "fill-mask"):
+    identity = hash_file(str(checkpoint / "checkpoint.json"))
+    for fact in (
+        identity,
+        info.vocabulary["hash"],
+        info.shards[0],
+        f"{info.held_out['mlm_loss']:.4f}",
+        "fill-mask",
+    ):
         assert fact in card
     _, front, _ = card.split("---\n", 2)
     assert yaml.safe_load(front)["library_name"] == "transformers"
@@ -219,8 +227,9 @@ def test_a_network_that_knows_the_answers_reaches_zero_loss(shards: Path) -> Non
     result = evaluate(oracle, batches, "cpu")
     assert (result["mlm_loss"], result["mlm_accuracy"], result["nsp_accuracy"]) == (0.0, 1.0, 1.0)
     assert oracle.training
-    labels = torch.cat([torch.from_numpy(batch.masked_labels_M) for batch in batches]).numpy()
-    nats = unigram_loss(str(shards), manifest, labels[labels >= 0], vocabulary.size)
+    counted = LabelCounts(vocabulary.size)
+    assert sum(batch.pairs for batch in counted.of(batches)) == counted.pairs == 50
+    nats = unigram_loss(str(shards), manifest, counted.labels)
     assert 3 < nats < torch.log(torch.tensor(float(vocabulary.size)))
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import BertpipeError, InputError
+from pipeline.training import pretrain
+
 
 def changed_manifest(shards: Path, to: Path, **vocabulary: Any) -> Path:
     """A copy of a shard folder whose manifest says something else of its vocabulary."""
@@ -35,6 +38,11 @@ def test_the_control_of_these_refusals_trains(recipe: dict[str, Any], write_reci
         (["deepspeed=zero9"], "there are zero0, zero1"),
         (["deepspeed=mine.json"], "mine.json does not exist"),
         (["run=taken"], "taken holds other files"),
+        (["run=s3://bucket/run"], "is a URI"),
+        (["run.x.y=1"], "names nothing in the recipe"),
+        (["run=2024-99-99"], "is no YAML"),
+        (["adamw.epsilon=.nan"], "epsilon is nan"),
+        (["gradient_clipping=.inf"], "gradient_clipping is inf"),
         (["steps"], "'steps' is no override"),
     ],
 )
@@ -57,6 +65,10 @@ def test_a_deepspeed_file_that_sets_what_the_recipe_decides_is_refused(
 ) -> None:
     for content, complaint in (
         ('{"bf16": {"enabled": true}}', "sets 'bf16'; the recipe decides it"),
+        ('{"torch_autocast": {"enabled": true}}', "sets 'torch_autocast'"),
+        ("[]", "must hold keys"),
+        ('{"zero_optimization": true}', "must hold keys"),
+        ('{"zero_optimization": {"stage": "two"}}', "asks for ZeRO stage two"),
         ('{"zero_optimization": {"stage": 3}}', "asks for ZeRO stage 3"),
         ("{", "is no JSON"),
     ):
@@ -104,3 +116,27 @@ def test_evaluation_without_held_out_pairs_is_refused(
     refused = cli("pretrain", write_recipe(recipe), f"phases.0.shards={other}")
     assert refused.returncode == 2
     assert "set evaluate.every=0" in refused.stderr
+
+
+def test_more_ranks_than_gpus_are_refused(
+    recipe: dict[str, Any], write_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "local_devices", lambda: 1)
+    for name in ("RANK", "WORLD_SIZE", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES="):
+        pretrain.run(str(write_recipe(recipe)), [], 2)
+
+
+def test_a_fault_that_all_ranks_find_is_said_once_a_node(
+    recipe: dict[str, Any], write_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(write_recipe(recipe | {"run": ""}))
+    for rank, local_rank, said in (("0", "0", "run is empty"), ("1", "1", ""), ("8", "0", "rank 8: ")):
+        for name, value in (("RANK", rank), ("LOCAL_RANK", local_rank), ("WORLD_SIZE", "16")):
+            monkeypatch.setenv(name, value)
+        with pytest.raises(BertpipeError) as caught:
+            pretrain.run(path, [], None)
+        assert caught.value.exit_code == 2
+        assert said in str(caught.value)
+        assert bool(str(caught.value)) == bool(said)

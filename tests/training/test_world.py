@@ -8,6 +8,7 @@ from pipeline.training.world import World, read_world
 SLURM = {
     "SLURM_PROCID": "5",
     "SLURM_NTASKS": "8",
+    "SLURM_STEP_NUM_TASKS": "8",
     "SLURM_LOCALID": "1",
     "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
     "SLURM_JOB_ID": "77",
@@ -18,8 +19,9 @@ SLURM = {
 
 def test_no_launcher_is_no_world() -> None:
     assert read_world({}) is None
-    # A shell inside `srun --pty` is one task, not a rank.
-    assert read_world({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) is None
+    # A shell inside `srun --pty` is one task, not a rank; a batch script's shell is none at all.
+    assert read_world({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert read_world({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "8"}) is None
 
 
 def test_torchrun_is_read() -> None:
