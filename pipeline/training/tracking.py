@@ -10,7 +10,6 @@ Example:
         tracker.log({"step": 1, "loss": 9.7})
 """
 
-import json
 import logging
 import os
 import queue
@@ -182,7 +181,11 @@ class MlflowTracker:
             self._last_sent = int(client.get_run(self._run_id).data.metrics.get("step", 0))
         else:
             experiment = self._experiment_id(client)
-            self._run_id = client.create_run(experiment, run_name=self._run.name).info.run_id
+            made_by = {
+                "mlflow.user": os.environ.get("USER") or str(os.getuid()),
+                "mlflow.source.name": "bertpipe pretrain",
+            }
+            self._run_id = client.create_run(experiment, run_name=self._run.name, tags=made_by).info.run_id
             storage.write_json(path, {"uri": self._uri, "run_id": self._run_id, "experiment": experiment})
         parameters = [
             Param(key, str(value)[:_PARAMETER_LENGTH])
@@ -217,7 +220,9 @@ class MlflowTracker:
         # The embedded database keeps its artefacts beside itself, wherever the command was started.
         beside = (self._run.resolve().parent / "mlartifacts").as_uri()
         location = beside if self._uri.startswith("sqlite:") else None
-        return str(client.create_experiment(self._experiment, artifact_location=location))
+        # MLflow's pages otherwise take an experiment for one about prompts and traces.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(self._experiment, artifact_location=location, tags=kind))
 
     def _send_pending(self) -> None:
         from mlflow.entities import Metric
@@ -261,9 +266,3 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in items:
         flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-def read_run_id(run: Path) -> str | None:
-    """The MLflow run id of a run folder, where it has one."""
-    path = run / TRACKING
-    return str(json.loads(path.read_text(encoding="utf-8"))["run_id"]) if path.exists() else None
