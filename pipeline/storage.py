@@ -8,12 +8,13 @@ Example:
     write_json("SHARDS/manifest.json", {"pairs": 3})
 """
 
+import glob
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, cast
+from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import xxhash
@@ -45,8 +46,25 @@ def _first_line(error: BaseException) -> str:
 
 
 def join(folder: str, *names: str) -> str:
-    """`folder/name/…`, for paths and URIs alike."""
-    return "/".join([folder.rstrip("/") or "/", *names]) if names else folder
+    """`folder/name/…`, for paths and URIs alike; a URI's `?options` stay behind the names.
+
+    Raises InputError where `folder` is empty, which would come out as the root of the file system.
+    """
+    if not folder:
+        raise InputError("a folder's name is empty; name one, or '.' for this one")
+    place, options = options_apart(folder)
+    return "/".join([place.rstrip("/"), *names]) + options if names else folder
+
+
+def options_apart(path: str) -> tuple[str, str]:
+    """A URI before its `?options`, and those; a plain path is all place."""
+    place, mark, options = path.partition("?") if is_uri(path) else (path, "", "")
+    return place, mark + options
+
+
+def last_name(path: str) -> str:
+    """The name of the file or folder at `path`."""
+    return options_apart(path)[0].rstrip("/").rsplit("/", 1)[-1]
 
 
 def exists(path: str) -> bool:
@@ -73,14 +91,50 @@ def size(path: str) -> int:
     return int(filesystem.get_file_info(inner).size)
 
 
-def list_files(folder: str) -> list[str]:
-    """Every file under `folder`, at any depth, sorted, spelled as `folder` is."""
+def list_files(folder: str, *, hidden: bool = True) -> list[str]:
+    """Every file under `folder`, at any depth, sorted, spelled as `folder` is; linked folders are followed.
+
+    hidden: also those whose own or whose folder's name, below `folder`, starts with a dot.
+    Raises InputError where a folder can't be read.
+    """
     if not is_uri(folder):
-        return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
+        return sorted(_walk(folder, hidden))
     filesystem, inner = _locate(folder)
-    prefix = folder[: len(folder.rstrip("/")) - len(inner.rstrip("/"))]
+    inner = inner.rstrip("/")
     infos = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
-    return sorted(prefix + info.path for info in infos if info.type == fs.FileType.File)
+    found = [info.path for info in infos if info.type == fs.FileType.File]
+    return sorted(_respell(folder, path) for path in found if hidden or "/." not in path.removeprefix(inner))
+
+
+def _walk(folder: str, hidden: bool) -> Iterator[str]:
+    """The files under a plain folder, each folder once, whatever links lead to it."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise InputError(
+            f"cannot read the folder {error.filename}: {error.strerror}; make it readable or leave it out"
+        ) from error
+
+    visited: set[tuple[int, int]] = set()
+    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in visited:  # a link to a folder above, mostly
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
+        for name in names:
+            path = os.path.join(here, name)
+            if (hidden or not name.startswith(".")) and os.path.isfile(path):
+                yield path
+
+
+def _respell(folder: str, inner: str) -> str:
+    """The URI of the file at `inner`, as its file system names it, with scheme and options of `folder`."""
+    parts = urlsplit(folder)
+    # Object stores count the bucket, which stands where a host does, as the path's first part.
+    user, at, _ = parts.netloc.rpartition("@")
+    authority = parts.netloc if inner.startswith("/") else user + at
+    return f"{parts.scheme}://{authority}{quote(inner)}{options_apart(folder)[1]}"
 
 
 def open_read(path: str) -> IO[bytes]:
@@ -112,7 +166,7 @@ def write_whole(path: str, write: Callable[[IO[bytes]], None]) -> None:
 
     Raises RunFailed where the disk refuses (full, read-only), naming the path.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = _beside(path, f".{os.getpid()}.tmp")
     try:
         if is_uri(path):
             # Leaving an Arrow stream publishes even a partial object, hence the temporary key.
@@ -134,6 +188,28 @@ def write_whole(path: str, write: Callable[[IO[bytes]], None]) -> None:
     except BaseException:
         remove(temporary)
         raise
+
+
+def _beside(path: str, ending: str) -> str:
+    place, options = options_apart(path)
+    return place + ending + options
+
+
+def remove_temporaries(path: str) -> None:
+    """Delete what killed calls of `write_whole(path, …)` left beside it."""
+    if not is_uri(path):
+        left = glob.glob(f"{glob.escape(path)}.*.tmp")
+    else:
+        filesystem, inner = _locate(path)
+        folder = fs.FileSelector(inner.rpartition("/")[0] or "/", allow_not_found=True)
+        infos = filesystem.get_file_info(folder)
+        left = [
+            _respell(path, info.path)
+            for info in infos
+            if info.path.startswith(f"{inner}.") and info.path.endswith(".tmp")
+        ]
+    for temporary in left:
+        remove(temporary)
 
 
 def sync_folder(path: str) -> None:
@@ -166,7 +242,12 @@ def _write_all(stream: IO[bytes], data: bytes) -> None:
 
 def write_json(path: str, value: Any) -> None:
     """Write `value` as indented JSON with a final newline, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_json(path: str) -> Any:

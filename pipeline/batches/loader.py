@@ -17,6 +17,7 @@ Example:
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any
 
@@ -31,11 +32,8 @@ from pipeline.batches.masking import MaskingConfig, SpecialIds
 from pipeline.batches.microbatch import BUCKETS, Buckets, MicroBatch, unpack
 from pipeline.batches.order import OrderPlan
 from pipeline.batches.share import Share
-from pipeline.corpus.shards import Manifest, Split
+from pipeline.corpus.shards import LONGEST_SEQUENCE, Manifest, Split
 from pipeline.errors import InputError, RunFailed
-
-# Positions travel as int16.
-LONGEST_SEQUENCE = 32_767
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +138,7 @@ class TrainLoader:
         self._workers = workers
         self._prefetch = prefetch
         self._running: Any = None
+        self._end_workers: Any = None
 
     def __enter__(self) -> "TrainLoader":
         return self
@@ -151,11 +150,9 @@ class TrainLoader:
 
     def close(self) -> None:
         """End the workers."""
-        running, self._running = self._running, None
-        if running is not None:
-            running._shutdown_workers()  # what its __del__ calls, but now
-            for process in running._workers:
-                process.kill()  # where one still reads; it holds nothing that could be lost
+        end, self._end_workers, self._running = self._end_workers, None, None
+        if end is not None:
+            end()
 
     @property
     def worker_processes(self) -> list[int]:
@@ -202,6 +199,9 @@ class TrainLoader:
             generator=torch.Generator(),
         )
         messages = self._running = iter(loader)
+        # Also where nobody closes this loader: before multiprocessing, at the interpreter's exit, sends workers
+        # the SIGTERM that they are deaf to, and waits for them without end.
+        self._end_workers = Finalize(self, _end_workers, (messages,), exitpriority=10)
         turn = 0
         while True:
             message = self._next(messages)
@@ -222,6 +222,12 @@ class TrainLoader:
                 f"a loader worker was killed ({_first_line(error)}), by hand or for want of memory; "
                 "run the same command again: it continues from the last checkpoint"
             ) from error
+
+
+def _end_workers(running: Any) -> None:
+    running._shutdown_workers()  # what its __del__ calls, but now
+    for process in running._workers:
+        process.kill()  # where one still reads; it holds nothing that could be lost
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Whether what stands in a shard folder is what a command would make.
 
-In: the command's settings, vocabulary and corpus files, and those written down in the folder. Out: nothing,
-or the refusal. What always holds: a difference is refused with both values named, and nothing is touched.
+In: the command's settings, vocabulary and corpus files, those written down in the folder, and its files. Out:
+nothing, or the refusal. What always holds: a difference is refused with both values named, and nothing is touched.
 
 Example:
     check_plan("SHARDS", "SHARDS/.work", settings, vocabulary, files)
@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.corpus.shards import Manifest
-from pipeline.corpus.vocabulary import Vocabulary
+from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError
 from pipeline.lineage import difference, library_versions
 
@@ -62,4 +62,26 @@ def check_finished(
         raise InputError(
             f"{output} holds shards made otherwise ({'; '.join(differences)}); name another folder, or delete "
             "this one"
+        )
+
+
+def check_whole(output: str, manifest: Manifest, vocabulary: str) -> None:
+    """Refuse where finished shards lack a file, or have one of another size or another vocabulary.
+
+    The tars' bytes are not read: that is `bertpipe inspect --verify`.
+    """
+    remedy = f"restore it, or delete {output} and run again"
+    for shard in manifest.shards:
+        path = os.path.join(output, shard.name)
+        if not os.path.isfile(path):
+            raise InputError(f"{path} is missing, its manifest names it; {remedy}")
+        if (found := os.path.getsize(path)) != shard.bytes:
+            raise InputError(f"{path} has {found} bytes, its manifest says {shard.bytes}; {remedy}")
+    try:
+        found_hash = load_vocabulary(vocabulary).hash
+    except InputError as error:
+        raise InputError(f"the shards' vocabulary is gone or damaged: {error}; {remedy}") from error
+    if found_hash != manifest.vocabulary["hash"]:
+        raise InputError(
+            f"{vocabulary} has the hash {found_hash}, its manifest says {manifest.vocabulary['hash']}; {remedy}"
         )

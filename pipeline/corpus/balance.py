@@ -8,9 +8,11 @@ A chunk of one sentence has no next sentence, so it is random-next by force: abo
 and all of a document whose drawn target is shorter than its sentences. Left alone, labels come to 55 %
 random. With f the forced share of what is still to come, the others draw with p = (0.5 - f) / (1 - f), set
 right at each pair by how far the labels so far are from one half. f can't be guessed from what is behind:
-one book with a short target may be half of a small partition's forced pairs. So the walk is rehearsed once
-with a fixed chance. The chunks of the real walk differ a little, as other labels put other sentences back;
-counting per document keeps those differences from adding up.
+one book with a short target may be half of a small partition's forced pairs. So the walk is rehearsed. Its
+chunks depend on the labels, as a random-next pair puts sentences back, so it is rehearsed twice: with a fixed
+chance, and steered by what that met. Where half of the documents are of long sentences, one rehearsal counts
+on free pairs that never come, and the labels end at 51.6 % random; two end at 50.0 %. Counting per document
+keeps the differences that are left from adding up.
 
 Example:
     balance = Balance(rehearsed=[Met(forced=1, free=9), Met(forced=4, free=0)])
@@ -22,7 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-# The chance for a forced share of one in ten; the rehearsal's, whose chunks depend on it little.
+REHEARSALS = 2
+# The chance for a forced share of one in ten; the first rehearsal's.
 _REHEARSED = (0.5 - 0.1) / (1.0 - 0.1)
 
 
@@ -37,7 +40,7 @@ class Met:
 class Balance:
     """Counts a walk's labels, and steers those of chunks that have a choice.
 
-    rehearsed: each document's pairs as the rehearsal met them; None: this is the rehearsal.
+    rehearsed: each document's pairs as a rehearsal met them; None: this is the first one.
     """
 
     def __init__(self, rehearsed: Sequence[Met] | None = None) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import counter_random
-from pipeline.corpus.shards import Split
+from pipeline.corpus.shards import PREFIXES, Split
 from pipeline.corpus.spills import U64, Run, firsts, hash_ranges, read_hashes
 
 # A random-next segment wants a choice of documents: a shard's labels would else give away the few it has.
@@ -64,7 +64,7 @@ class PartitionPlan:
     @property
     def name(self) -> str:
         """The shard's file."""
-        return f"{self.split}-{self.index:05d}.tar"
+        return f"{PREFIXES[self.split]}-{self.index:05d}.tar"
 
 
 def _draws(seed: int, high: U64) -> U64:
@@ -86,11 +86,11 @@ def held_out_count(documents: int, fraction: float) -> int:
 
 def take_census(folder: str, runs: Sequence[Run], *, validation_fraction: float, seed: int) -> Census:
     """Count distinct documents and find the threshold that holds the right number of them out."""
-    total = sum(run.documents for run in runs)
-    # Repetitions count here, so this is no less than the number that will be held out.
-    most = max(round(total * validation_fraction), LEAST_DOCUMENTS)
+    total, stayed = sum(run.documents for run in runs), sum(run.distinct for run in runs)
+    # Repetitions over several runs count here, so this is no less than the number that will be held out.
+    most = max(round(stayed * validation_fraction), LEAST_DOCUMENTS)
     documents, lowest = 0, np.zeros(0, np.uint64)
-    for wanted in hash_ranges(1 + total // _RANGE_DOCUMENTS):
+    for wanted in hash_ranges(1 + stayed // _RANGE_DOCUMENTS):
         high, low = read_hashes(folder, runs, wanted)
         distinct = high[firsts(high, low)]
         documents += len(distinct)

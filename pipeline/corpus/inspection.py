@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from pipeline import counter_random, storage
+from pipeline.corpus.excerpts import excerpts
 from pipeline.corpus.pairs import SPECIAL_TOKENS
 from pipeline.corpus.shards import SPLITS, Manifest, ShardInfo, read_block, read_manifest
+from pipeline.corpus.tally import unknown_note
 from pipeline.corpus.verification import verify
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError, RunFailed
@@ -28,7 +30,6 @@ from pipeline.errors import InputError, RunFailed
 _SAMPLED_BLOCKS = 64
 _BINS = 16
 _BAR = 44  # characters of the longest bar
-_TRIES = 20  # pairs looked at for each one wanted, so that both labels are shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class InspectConfig:
     """The shard folder."""
 
     pairs: int = 4
-    """Pairs to show in words, half of each label."""
+    """Pairs to show in words, half of each label as far as there are."""
 
     seed: int = 0
     """Decides which pairs are shown and which blocks the histogram is drawn from."""
@@ -73,7 +74,11 @@ def run(config: InspectConfig) -> dict[str, Any]:
         report["verified"] = {"shards": len(manifest.shards), "problems": problems}
     if not problems:
         report["lengths"] = _lengths(config, manifest)
-        report["pairs"] = _pairs(config, manifest, vocabulary) if config.pairs else []
+        report["pairs"] = (
+            excerpts(config.folder, manifest, vocabulary, pairs=config.pairs, seed=config.seed)
+            if vocabulary is not None
+            else []
+        )
     print(json.dumps(report, indent=1, ensure_ascii=False) if config.json else _text(report))
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
@@ -141,57 +146,6 @@ def _lengths(config: InspectConfig, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _pairs(config: InspectConfig, manifest: Manifest, vocabulary: Vocabulary | None) -> list[dict[str, Any]]:
-    """Pairs drawn over the whole folder, half of each label as far as both are found."""
-    if vocabulary is None:
-        return []
-    stream = counter_random.Stream(counter_random.key(config.seed, 1))
-    total = sum(shard.pairs for shard in manifest.shards)
-    wanted = {True: config.pairs // 2, False: config.pairs - config.pairs // 2}
-    places = {stream.below(total): None for _ in range(min(total, config.pairs * _TRIES))}
-    shown: list[dict[str, Any]] = []
-    for place in places:
-        shard, block_index, row = _locate(manifest, place)
-        block = read_block(config.folder, shard, block_index).take(slice(row, row + 1))
-        random_next = bool(block.random_next[0])
-        if not wanted[random_next]:
-            continue
-        wanted[random_next] -= 1
-        cut = int(block.a_lengths[0])
-        segments = [part.tolist() for part in (block.tokens[:cut], block.tokens[cut:])]
-        a, b = (vocabulary.tokenizer.decode(ids, skip_special_tokens=False) for ids in segments)
-        shown.append(
-            {
-                "shard": shard.name,
-                "block": block_index,
-                "row": row,
-                "random_next": random_next,
-                "a_tokens": len(segments[0]),
-                "b_tokens": len(segments[1]),
-                "document_a": f"{int(block.document_a[0]):016x}",
-                "document_b": f"{int(block.document_b[0]):016x}",
-                "a": a,
-                "b": b,
-            }
-        )
-        if not any(wanted.values()):
-            break
-    return shown
-
-
-def _locate(manifest: Manifest, place: int) -> tuple[ShardInfo, int, int]:
-    """The shard, block and row of the pair at `place` among all."""
-    for shard in manifest.shards:
-        if place >= shard.pairs:
-            place -= shard.pairs
-            continue
-        for index, pairs in enumerate(shard.block_pairs):
-            if place < pairs:
-                return shard, index, place
-            place -= pairs
-    raise ValueError("the place lies beyond the shards' pairs")
-
-
 def _text(report: dict[str, Any]) -> str:
     settings, vocabulary, corpus, counts = (
         report[name] for name in ("settings", "vocabulary", "corpus", "counts")
@@ -202,7 +156,7 @@ def _text(report: dict[str, Any]) -> str:
         *_wrapped(
             "vocabulary",
             f"{vocabulary['size']:,} tokens, {'cased' if vocabulary['cased'] else 'uncased'}, "
-            f"hash {vocabulary['hash']}",
+            f"hash {vocabulary['hash']}; {counts.get('unknown_share', 0.0):.2%} of the text's tokens are [UNK]",
         ),
         *_wrapped(
             "corpus",
@@ -216,6 +170,8 @@ def _text(report: dict[str, Any]) -> str:
     ]
     if counts["balance"]:
         lines += _wrapped("balance", counts["balance"])
+    if note := unknown_note(counts):
+        lines += _wrapped("unknown", note)
     if "lengths" in report:
         lines += ["", *_histogram(report["lengths"], settings["max_seq_length"])]
         tokens, pairs = counts["tokens"] + SPECIAL_TOKENS * counts["pairs"], counts["pairs"]

@@ -25,8 +25,9 @@ from pipeline.corpus.splits import Split
 from pipeline.corpus.tokens import encode_sentences
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 
-# Characters tokenised in one call: enough that the call costs nothing, few enough for its 50 MB of results.
+# A batch ends at so many characters, or at so many documents: empty rows have no characters.
 _BATCH_CHARACTERS = 1 << 19
+_BATCH_DOCUMENTS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,17 @@ class MapTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Spill:
-    """What came of one split: its runs, and counts of documents (with text; without a token)."""
+    """What came of one split: its runs, counts of documents (with text; without a token) and of tokens.
+
+    tokens, unknown: of all documents, repeated ones too, and those of them that are [UNK]
+    """
 
     stem: str
     runs: tuple[Run, ...]
     fingerprint: Fingerprint
     empty: int
+    tokens: int
+    unknown: int
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,22 @@ def map_split(task: MapTask) -> Spill:
     vocabulary = _vocabulary(task.vocabulary, task.vocabulary_hash)
     writer = SpillWriter(task.folder, task.stem)
     fingerprint, rows = Fingerprint(), 0
-    kept = 0
+    kept = tokens = unknown = 0
     for pending in _batches(task, fingerprint):
         rows += len(pending.hashes)
         batch = _tokenise(pending, vocabulary)
         kept += len(batch.high)
+        tokens += len(batch.tokens)
+        unknown += int((batch.tokens == vocabulary.unk_id).sum())
         writer.add(batch)
-    spill = Spill(stem=task.stem, runs=writer.finish(), fingerprint=fingerprint, empty=rows - kept)
+    spill = Spill(
+        stem=task.stem,
+        runs=writer.finish(),
+        fingerprint=fingerprint,
+        empty=rows - kept,
+        tokens=tokens,
+        unknown=unknown,
+    )
     storage.write_json(os.path.join(task.folder, f"{task.stem}.json"), asdict(spill))
     return spill
 
@@ -86,7 +101,8 @@ def read_spill(folder: str, stem: str) -> Spill | None:
         file = os.path.join(folder, run.name)
         if not os.path.exists(file) or os.path.getsize(file) != run.bytes:
             return None
-    return Spill(stem=stem, runs=runs, fingerprint=Fingerprint(**mark["fingerprint"]), empty=mark["empty"])
+    counts = {name: mark[name] for name in ("empty", "tokens", "unknown")}
+    return Spill(stem=stem, runs=runs, fingerprint=Fingerprint(**mark["fingerprint"]), **counts)
 
 
 @lru_cache(maxsize=1)
@@ -108,7 +124,7 @@ def _batches(task: MapTask, fingerprint: Fingerprint) -> Iterator[_Pending]:
         pending.sentence_counts.append(len(sentences))
         pending.sentences.extend(sentences)
         characters += len(document.text)
-        if characters >= _BATCH_CHARACTERS:
+        if characters >= _BATCH_CHARACTERS or len(pending.hashes) >= _BATCH_DOCUMENTS:
             yield pending
             pending, characters = _Pending([], [], []), 0
     if pending.hashes:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import counter_random
-from pipeline.corpus.balance import Balance
+from pipeline.corpus.balance import REHEARSALS, Balance
 from pipeline.corpus.shards import Block
 
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
@@ -124,10 +124,12 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
 
     Raises ValueError where the partition holds documents but not two different ones.
     """
-    rehearsal = Balance()
-    for _ in walk(partition, options, rehearsal):
-        pass
-    drafts = list(walk(partition, options, Balance(rehearsal.met)))
+    balance = Balance()
+    for _ in range(REHEARSALS):
+        for _ in walk(partition, options, balance):
+            pass
+        balance = Balance(balance.met)
+    drafts = list(walk(partition, options, balance))
     columns = np.array(drafts, dtype=np.int64).reshape(len(drafts), len(Draft._fields))
     # A book's pairs come in a row; shuffled over the partition, a block is a sample of it.
     columns = columns[counter_random.permutation(shuffle_key, len(drafts))]
@@ -138,7 +140,7 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
     block = Block(
         tokens=tokens,
         offsets=starts_of((a_stop - a_start) + (b_stop - b_start)),
-        a_lengths=(a_stop - a_start).astype(np.uint16 if options.max_seq_length < 1 << 16 else np.uint32),
+        a_lengths=(a_stop - a_start).astype(np.uint16),
         random_next=random_next.astype(np.bool_),
         document_a=partition.document_hashes[document_a],
         document_b=partition.document_hashes[document_b],

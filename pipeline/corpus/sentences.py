@@ -55,6 +55,16 @@ def has_own_rules(language: str) -> bool:
     return language in _OWN_RULES.split()
 
 
+def rules_notice(language: str) -> str | None:
+    """What a person should know of how the language's sentences are found; None where it has its own rules."""
+    if has_own_rules(language) or language == UNDETERMINED:
+        return None
+    return (
+        f"language {language!r} has no sentence rules of its own; a relative's or English-like ones are used "
+        "(--sentences lines takes text that is cut already)"
+    )
+
+
 def segment(text: str, language: str) -> list[str]:
     """The sentences of `text`; `language` has passed `check_language`."""
     return [

@@ -1,7 +1,7 @@
 """The stage `bertpipe shard`: corpus → sentence-pair shards, by map, shuffle and reduce.
 
 In: text files and a vocabulary (without one, it is trained on the same corpus first). Out: a folder with
-`train-*.tar`, `validation-*.tar`, `vocab/` and `manifest.json`.
+`train-*.tar`, `val-*.tar`, `vocab/` and `manifest.json`.
 What always holds: the tars' bytes are a function of the corpus's content, the vocabulary, the settings and
 the libraries' versions, not of workers, files' names and order, or restarts; whatever kills the command, the
 same command continues; a folder made otherwise is refused and not touched; memory is bounded by a partition.
@@ -16,20 +16,19 @@ Example:
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 from pipeline import storage
 from pipeline.corpus import census, sources, tally, vocab
-from pipeline.corpus.agreement import check_finished, check_plan, identity
+from pipeline.corpus.agreement import check_finished, check_plan, check_whole, identity
 from pipeline.corpus.executor import open_executor, run_tasks
 from pipeline.corpus.mapper import MapTask, Spill, map_split, read_spill
 from pipeline.corpus.pairs import PairOptions
-from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.reducer import Reduced, ReduceTask, read_reduced, reduce_partition
-from pipeline.corpus.sentences import check_language
-from pipeline.corpus.shards import SPLITS, Manifest, read_manifest, write_manifest
+from pipeline.corpus.sentences import rules_notice
+from pipeline.corpus.shard_config import ShardConfig
+from pipeline.corpus.shards import PREFIXES, Manifest, read_manifest, write_manifest
 from pipeline.corpus.splits import Split, find_splits
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.corpus.work_folder import WorkFolder, is_finished, remove_leftovers
@@ -38,84 +37,14 @@ from pipeline.lineage import hash_json, library_versions
 from pipeline.processes import available_cores
 from pipeline.progress import Progress, say
 
+__all__ = ["ShardConfig", "run"]
+
 VOCABULARY_FOLDER = "vocab"
 # About 35,000 pairs of 128 tokens: a reduce task of a second or two, in 100 MB.
 _SHARD_BYTES = 16 << 20
 # A process takes two to three seconds to start (the tokeniser; torch, which webdataset imports): it is
 # started of itself only where it has so much to do.
 _WORKER_BYTES = 4 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardConfig:
-    """What shards to make, of which text."""
-
-    corpus: tuple[str, ...]
-    """Files, folders, globs or URIs."""
-
-    output: str
-    """The folder to write; new, empty, or one that this command began."""
-
-    vocab: str | None = None
-    """The vocabulary's folder; None: train one on the same corpus into `output/vocab`."""
-
-    vocab_size: int = 30522
-    """Tokens of the vocabulary to be trained; not used where one is given."""
-
-    cased: bool | None = None
-    """Whether upper case and accents count; None: as the vocabulary says, uncased where it doesn't."""
-
-    max_seq_length: int = 128
-    """Tokens of the longest sequence, its three special tokens included."""
-
-    short_seq_prob: float = 0.1
-    """Share of documents cut into shorter sequences, of uniformly drawn target length."""
-
-    shards: int | None = None
-    """Training shards wanted; None: one for each 16 MB of text. Fewer where one would have under 64
-    documents."""
-
-    workers: int | None = None
-    """Processes; None: one a core, as far as each has 4 MB of files to read. Decides no byte."""
-
-    validation_fraction: float = 0.01
-    """Share of documents held out; at least 64 of them where that is no more than a tenth. 0: none."""
-
-    seed: int = 1
-    """Of all that is drawn."""
-
-    language: str = "en"
-    """Whose rules end a sentence (ISO 639-1), where sentences are not given line by line."""
-
-    read: ReadOptions = field(default_factory=ReadOptions)
-    """How the corpus's files are to be understood."""
-
-    def __post_init__(self) -> None:
-        if not 8 <= self.max_seq_length <= 65535:
-            raise InputError(f"max_seq_length is {self.max_seq_length} tokens; it must be 8 to 65535")
-        if not 0 <= self.short_seq_prob <= 1:
-            raise InputError(f"short_seq_prob is {self.short_seq_prob}; it must be 0 to 1")
-        if not 0 <= self.validation_fraction <= 0.5:
-            raise InputError(f"validation_fraction is {self.validation_fraction}; it must be 0 to 0.5")
-        for name in ("shards", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; it must be 1 or more")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; it must be 0 or more")
-        if storage.is_uri(self.output):
-            raise InputError(
-                f"{self.output}: shards are written to a local folder; copy them there afterwards"
-            )
-        check_language(self.language)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the shards beside the corpus's and the vocabulary's content."""
-        apart = ("corpus", "output", "vocab", "vocab_size", "cased", "workers", "read")
-        chosen = {name: value for name, value in asdict(self).items() if name not in apart}
-        trained = {"size": self.vocab_size, "cased": bool(self.cased)} if self.vocab is None else None
-        return chosen | asdict(self.read) | {"trained_vocabulary": trained}
 
 
 def run(config: ShardConfig) -> Manifest:
@@ -128,7 +57,8 @@ def run(config: ShardConfig) -> Manifest:
     given = load_vocabulary(config.vocab, config.cased) if config.vocab is not None else None
     splits = find_splits(config.corpus)
     sources.refuse_overlap(config.corpus, config.output)
-    files = sources.describe(splits)
+    found = sources.look_at(splits)
+    files = sources.describe(found)
     if is_finished(config.output):
         return _finished(config, given, files)
     began = time.monotonic()
@@ -138,10 +68,13 @@ def run(config: ShardConfig) -> Manifest:
         check_plan(config.output, work.path, config.settings, given, files)
         vocabulary = _vocabulary(config, work.path, given)
         workers = _workers(config, splits, files["file_bytes"])
+        if config.read.sentences == "paragraphs" and (notice := rules_notice(config.language)):
+            say(notice)
         with open_executor(workers) as executor:
             tasks = partial(run_tasks, executor, workers=workers)
-            spills = _map(config, work.path, vocabulary, splits, tasks)
+            spills = _map(config, work.path, vocabulary, list(sources.stems(splits, found)), tasks)
             plans = _census(config, work.path, spills)
+            tally.check_known(spills)
             reduced = _reduce(config, work.path, vocabulary, spills, plans, tasks)
         manifest = _manifest(config, vocabulary, spills, reduced, files)
         _remove_strays(config.output, manifest)
@@ -156,6 +89,7 @@ def _finished(config: ShardConfig, given: Vocabulary | None, files: dict[str, An
     """The manifest of finished shards, where this command would make the same."""
     manifest = read_manifest(config.output)
     check_finished(config.output, manifest, config.settings, given, files)
+    check_whole(config.output, manifest, os.path.join(config.output, VOCABULARY_FOLDER))
     remove_leftovers(config.output)
     say(f"{config.output} holds these shards already: {tally.headline(manifest)}")
     return manifest
@@ -193,7 +127,11 @@ def _workers(config: ShardConfig, splits: list[Split], file_bytes: int) -> int:
 
 
 def _map(
-    config: ShardConfig, work: str, vocabulary: Vocabulary, splits: list[Split], run_all: Callable[..., Any]
+    config: ShardConfig,
+    work: str,
+    vocabulary: Vocabulary,
+    named: list[tuple[str, Split]],
+    run_all: Callable[..., Any],
 ) -> list[Spill]:
     """The spills of all splits, sorted by name; only those not yet there are made."""
     tasks = [
@@ -206,7 +144,7 @@ def _map(
             folder=work,
             stem=stem,
         )
-        for stem, split in sources.stems(splits)
+        for stem, split in named
     ]
     found = {task.stem: read_spill(work, task.stem) for task in tasks}
     spills = [spill for spill in found.values() if spill is not None]
@@ -305,6 +243,7 @@ def _manifest(
 def _remove_strays(output: str, manifest: Manifest) -> None:
     """Remove tars of an earlier attempt whose corpus, and so whose number of shards, was another."""
     names = {shard.name for shard in manifest.shards}
+    ours = tuple(f"{prefix}-" for prefix in PREFIXES.values())
     for name in os.listdir(output):
-        if name.startswith(SPLITS) and name.endswith(".tar") and name not in names:
+        if name.startswith(ours) and name.endswith(".tar") and name not in names:
             storage.remove(os.path.join(output, name))

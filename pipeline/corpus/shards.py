@@ -1,13 +1,13 @@
 """The shard format: WebDataset tars whose samples are Arrow blocks of sentence pairs, and their manifest.
 
-In: tables of pairs. Out: `train-00000.tar …`, `validation-00000.tar …` and `manifest.json`, and back again.
+In: tables of pairs. Out: `train-00000.tar …`, `val-00000.tar …` and `manifest.json`, and back again.
 A tar holds members `<shard>-<block>.arrow`, each one Arrow IPC file of up to 1,024 pairs: a member a pair
 would take 8–16 times the bytes and read 80–290 times slower (benchmarks/LOG.md).
 What always holds: equal pairs give equal bytes (fixed member times, owners and order); every block has its
 offset, count and hash in the manifest, so that a loader plans and checks without opening a tar.
 
 Columns of a block: `tokens` list<uint16 | uint32> (segment A then B, no special tokens added), `a_length`
-uint16 | uint32, `random_next` bool (BERT's label 1), `document_a`, `document_b` uint64 (content hashes).
+uint16, `random_next` bool (BERT's label 1), `document_a`, `document_b` uint64 (content hashes).
 
 Example:
     block = read_block("SHARDS", read_manifest("SHARDS").of_split("train")[0], 0)
@@ -35,6 +35,11 @@ _TAR_RECORD = 512
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+PREFIXES: dict[Split, str] = {"train": "train", "validation": "val"}
+"""How the names of a split's tars begin."""
+
+LONGEST_SEQUENCE = 32_767
+"""In tokens: the positions inside a sequence travel to the trainer as int16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +48,14 @@ class Block:
 
     tokens: uint16 or uint32, all pairs' segments A and B laid end to end
     offsets: int64 (pairs + 1), where each pair's tokens start
-    a_lengths: tokens of segment A (uint16 or uint32)
+    a_lengths: uint16, tokens of segment A
     random_next: bool, True where B comes from another document
     document_a, document_b: uint64, hashes of the documents that A and B come from
     """
 
     tokens: NDArray[Any]
     offsets: NDArray[np.int64]
-    a_lengths: NDArray[Any]
+    a_lengths: NDArray[np.uint16]
     random_next: NDArray[np.bool_]
     document_a: NDArray[np.uint64]
     document_b: NDArray[np.uint64]

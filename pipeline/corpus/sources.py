@@ -2,80 +2,112 @@
 
 In: splits. Out: a description and names that depend on the files' content, not on where they lie.
 What always holds: files renamed, moved or named in another order have the same identity; a file of other
-size, or changed in its first or last mebibyte, has another. Content between is not looked at: reading a
-corpus whole to learn that nothing is to be done would take as long as the disk does. (In compressed files
-and Parquet, any change reaches the end.)
+size, or changed in one of the mebibytes that are looked at (the first, the middle, the last, and one in 64),
+has another. The rest is not looked at: reading a corpus whole to learn that nothing is to be done would take
+as long as the disk does. (In compressed files and Parquet, any change reaches the end.)
 
 Example:
-    describe(find_splits(["corpus/"]))  # {'files': 4, 'file_bytes': 13172736, 'sample': '5f0e…'}
+    sources = look_at(find_splits(["corpus/"]))
+    describe(sources)  # {'files': 4, 'file_bytes': 13172736, 'sample': '5f0e…'}
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import xxhash
 
 from pipeline import storage
-from pipeline.corpus.splits import Split
+from pipeline.corpus.splits import Split, reach
 from pipeline.errors import InputError
 from pipeline.lineage import hash_json
 
 _SAMPLE_BYTES = 1 << 20
+_STRIDE_BYTES = 64 << 20
 
 
-def describe(splits: Sequence[Split]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file of the corpus: its size, a hash of that and of its samples, and when it changed (ns; URIs: 0)."""
+
+    bytes: int
+    sample: str
+    changed: int
+
+
+def look_at(splits: Sequence[Split]) -> dict[str, Source]:
+    """What the files of `splits` are, by path; each is sampled once.
+
+    Raises InputError where one can't be read.
+    """
+    return {path: _source(path) for path in sorted({split.path for split in splits})}
+
+
+def describe(sources: Mapping[str, Source]) -> dict[str, Any]:
     """The number of files, their bytes, and one hash of all their samples in no order."""
-    paths = sorted({split.path for split in splits})
-    total = sum(int(_sample(path), 16) for path in paths) % (1 << 128)
+    total = sum(int(source.sample, 16) for source in sources.values()) % (1 << 128)
     return {
-        "files": len(paths),
-        "file_bytes": sum(storage.size(path) for path in paths),
+        "files": len(sources),
+        "file_bytes": sum(source.bytes for source in sources.values()),
         "sample": f"{total:032x}",
     }
 
 
-def stems(splits: Sequence[Split]) -> Iterator[tuple[str, Split]]:
+def stems(splits: Sequence[Split], sources: Mapping[str, Source]) -> Iterator[tuple[str, Split]]:
     """A name for each split's spill, the same while its file stays as it is; equal files are numbered.
 
     A file's time counts here, too: a file that is edited and one that is copied are tokenised anew.
     """
-    files = {path: [_sample(path), _changed(path)] for path in {split.path for split in splits}}
     seen: Counter[str] = Counter()
     for split in splits:
-        identity = hash_json([files[split.path], split.kind, split.row_groups])[:16]
+        source = sources[split.path]
+        identity = hash_json([[source.sample, source.changed], split.kind, split.row_groups])[:16]
         yield f"spill-{identity}-{seen[identity]}", split
         seen[identity] += 1
 
 
-def _sample(path: str) -> str:
-    size = storage.size(path)
-    state = xxhash.xxh3_128(str(size).encode())
+def _source(path: str) -> Source:
     try:
+        size = storage.size(path)
+        state = xxhash.xxh3_128(str(size).encode())
         with storage.open_read(path) as stream:
-            state.update(stream.read(_SAMPLE_BYTES))
-            stream.seek(max(stream.tell(), size - _SAMPLE_BYTES))
-            state.update(stream.read(_SAMPLE_BYTES))
+            for start in _sampled(size):
+                stream.seek(start)
+                state.update(stream.read(_SAMPLE_BYTES))
+        changed = 0 if storage.is_uri(path) else os.stat(path).st_mtime_ns
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or str(error).splitlines()[0]}") from error
-    return state.hexdigest()
+    return Source(bytes=size, sample=state.hexdigest(), changed=changed)
 
 
-def _changed(path: str) -> int:
-    return 0 if storage.is_uri(path) else os.stat(path).st_mtime_ns
+def _sampled(size: int) -> list[int]:
+    """Where the samples of a file of so many bytes begin."""
+    last = max(0, size - _SAMPLE_BYTES)
+    return sorted({*range(0, last + 1, _STRIDE_BYTES), last // 2, last})
 
 
 def refuse_overlap(corpus: Sequence[str], output: str) -> None:
-    """Raise InputError where the output is a file, or lies in a corpus folder and would become part of it."""
-    if os.path.isfile(output):
+    """Raise InputError where the output is a file, or lies where the corpus's files are looked for.
+
+    What is written there (`vocab.txt` is enough) would be read as text the next time.
+    """
+    remote = storage.is_uri(output)
+    if not remote and os.path.isfile(output):
         raise InputError(f"{output} is a file; name a folder to write")
-    inside = os.path.realpath(output)
+    inside = _place(output)
     for spec in corpus:
-        if not storage.is_uri(spec) and os.path.isdir(spec):
-            folder = os.path.realpath(spec)
-            if os.path.commonpath([folder, inside]) == folder:
+        if storage.is_uri(spec) == remote and (folder := reach(spec)) is not None:
+            outer = _place(folder)
+            if inside == outer or inside.startswith(f"{outer}/"):
                 raise InputError(
                     f"the output {output} lies inside the corpus {spec} and would be read as text; name a "
-                    "folder outside it"
+                    f"folder outside {folder}"
                 )
+
+
+def _place(folder: str) -> str:
+    """A folder under one name, however it is spelled, without a slash at the end."""
+    path = storage.options_apart(folder)[0] if storage.is_uri(folder) else os.path.realpath(folder)
+    return path.rstrip("/")

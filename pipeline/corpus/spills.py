@@ -2,8 +2,9 @@
 
 In: tokenised documents in any order. Out: runs (Arrow IPC files of one record batch, sorted by hash), and
 from all runs together the documents of any range of hashes, each once, as a `Partition`.
-What always holds: memory is bounded by a run when writing and by the range when reading (runs are mapped,
-not read); which of several equal documents stays is decided by content, never by where it came from.
+What always holds: memory is bounded by a run when writing and by the range's distinct documents when reading
+(runs are mapped, not read; a run holds each document once); which of several equal documents stays is decided
+by content, never by where it came from.
 
 Columns of a run: `high`, `low` uint64 (the document's hash), `layout` uint64 (hash of its sentences'
 lengths and tokens), `sentences` list<uint32> (tokens of each sentence), `tokens` list<uint16 | uint32>.
@@ -55,11 +56,16 @@ class Tokenised:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One spill file; `bytes` tells a whole one from one cut short."""
+    """One spill file; `bytes` tells a whole one from one cut short.
+
+    documents: those that came, repeated ones too
+    distinct: those that stayed, each once
+    """
 
     name: str
     bytes: int
     documents: int
+    distinct: int
 
 
 class SpillWriter:
@@ -87,12 +93,20 @@ class SpillWriter:
         return tuple(self._runs)
 
     def _flush(self) -> None:
-        batch = _sorted_batch(_joined(self._held))
+        documents = _joined(self._held)
+        batch = _sorted_batch(documents)
         self._held, self._held_tokens = [], 0
         name = f"{self._stem}-{len(self._runs):04d}.arrow"
         path = os.path.join(self._folder, name)
         storage.write_whole(path, lambda stream: _write_batch(stream, batch))
-        self._runs.append(Run(name=name, bytes=os.path.getsize(path), documents=batch.num_rows))
+        self._runs.append(
+            Run(
+                name=name,
+                bytes=os.path.getsize(path),
+                documents=len(documents.high),
+                distinct=batch.num_rows,
+            )
+        )
 
 
 def _joined(batches: Sequence[Tokenised]) -> Tokenised:
@@ -105,6 +119,7 @@ def _joined(batches: Sequence[Tokenised]) -> Tokenised:
 
 
 def _sorted_batch(documents: Tokenised) -> pa.RecordBatch:
+    """The documents ascending by hash, each once."""
     sentences = starts_of(documents.sentence_counts)
     tokens = starts_of(documents.sentence_lengths)[sentences]
     layout = np.fromiter(
@@ -115,7 +130,7 @@ def _sorted_batch(documents: Tokenised) -> pa.RecordBatch:
         dtype=np.uint64,
         count=len(documents.high),
     )
-    order = np.lexsort((layout, documents.low, documents.high))
+    order = firsts(documents.high, documents.low, layout)
     lengths = gather(documents.sentence_lengths, sentences[order], sentences[order + 1])
     flat = gather(documents.tokens, tokens[order], tokens[order + 1])
     return pa.RecordBatch.from_arrays(
@@ -157,7 +172,7 @@ def hash_ranges(count: int) -> list[tuple[int, int]]:
 
 
 def read_hashes(folder: str, runs: Sequence[Run], wanted: tuple[int, int]) -> tuple[U64, U64]:
-    """The hashes (upper and lower halves) of all documents in the range, once for each time they came."""
+    """The hashes (upper and lower halves) of all documents in the range, once for each run they are in."""
     high, low = [], []
     for run in runs:
         with _opened(folder, run) as batch:
@@ -183,33 +198,39 @@ def read_partition(
     folder: str, runs: Sequence[Run], wanted: tuple[int, int], keep: Callable[[U64], NDArray[np.bool_]]
 ) -> Partition:
     """The documents in a range of hashes of which `keep` (of their upper halves) holds, each once."""
-    keys: list[U64] = []
-    counts: list[NDArray[np.int64]] = []
-    lengths: list[NDArray[np.uint32]] = []
-    tokens: list[NDArray[Any]] = []
-    for run in runs:
+    # Keys first, so that of documents in many runs only the copies that stay are gathered.
+    keys, places = [np.zeros((3, 0), np.uint64)], [np.zeros((2, 0), np.int64)]
+    for index, run in enumerate(runs):
         with _opened(folder, run) as batch:
             rows = _rows(batch, wanted)
             columns = [batch.column(name).to_numpy()[rows] for name in ("high", "low", "layout")]
             chosen = np.flatnonzero(keep(columns[0]))
             keys.append(np.stack(columns)[:, chosen])
+            places.append(np.stack([np.full(len(chosen), index), chosen + rows.start]))
+    high, low, layout = np.concatenate(keys, axis=1)
+    stay = firsts(high, low, layout)
+    run_of, row_of = np.concatenate(places, axis=1)[:, stay]
+    counts, lengths, tokens = np.zeros(len(stay), np.int64), [np.zeros(0, np.uint32)], []
+    for index, run in enumerate(runs):
+        with _opened(folder, run) as batch:
+            rows_here = row_of[run_of == index]
             sentence_starts, sentences = _flat(batch, "sentences")
             token_starts, ids = _flat(batch, "tokens")
-            chosen = chosen + rows.start
-            counts.append(sentence_starts[chosen + 1] - sentence_starts[chosen])
-            lengths.append(gather(sentences, sentence_starts[chosen], sentence_starts[chosen + 1]))
-            tokens.append(gather(ids, token_starts[chosen], token_starts[chosen + 1]))
-    high, low, layout = np.concatenate(keys, axis=1) if keys else np.zeros((3, 0), np.uint64)
-    all_lengths = _concatenated(lengths, np.uint32)
-    sentence_starts = starts_of(_concatenated(counts, np.int64))
+            counts[run_of == index] = sentence_starts[rows_here + 1] - sentence_starts[rows_here]
+            lengths.append(gather(sentences, sentence_starts[rows_here], sentence_starts[rows_here + 1]))
+            tokens.append(gather(ids, token_starts[rows_here], token_starts[rows_here + 1]))
+    # They lie run by run now; back to the order of hashes.
+    by_run = np.argsort(run_of, kind="stable")
+    place = np.argsort(by_run)
+    all_lengths = np.concatenate(lengths)
+    sentence_starts = starts_of(counts[by_run])
     token_starts = starts_of(all_lengths)[sentence_starts]
-    rows_kept = firsts(high, low, layout)
-    kept_lengths = gather(all_lengths, sentence_starts[rows_kept], sentence_starts[rows_kept + 1])
+    all_tokens = np.concatenate(tokens) if tokens else np.zeros(0, np.uint16)
     return Partition(
-        tokens=gather(_concatenated(tokens, np.uint16), token_starts[rows_kept], token_starts[rows_kept + 1]),
-        sentence_offsets=starts_of(kept_lengths),
-        document_offsets=starts_of(np.diff(sentence_starts)[rows_kept]),
-        document_hashes=high[rows_kept],
+        tokens=gather(all_tokens, token_starts[place], token_starts[place + 1]),
+        sentence_offsets=starts_of(gather(all_lengths, sentence_starts[place], sentence_starts[place + 1])),
+        document_offsets=starts_of(counts),
+        document_hashes=high[stay],
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +28,8 @@ Kind = Literal["text", "parquet"]
 _KINDS: dict[str, Kind] = {".txt": "text", ".txt.gz": "text", ".parquet": "parquet"}
 KNOWN = ", ".join(_KINDS)
 
-# Large enough that starting a task costs nothing beside it, small enough that one file feeds all cores.
+# Of Parquet: large enough that starting a task costs nothing beside it, small enough that one file feeds all
+# cores. A text file is one split, whatever its size: a blank line to cut at is found only by reading.
 _SPLIT_BYTES = 64 << 20
 
 
@@ -65,15 +67,34 @@ def _unique(specs: Iterable[str]) -> list[tuple[str, Kind]]:
     return sorted(found.values())
 
 
+def reach(spec: str) -> str | None:
+    """The folder in which the files of a folder or glob are looked for; None where `spec` is one file."""
+    if _has_wildcard(spec) and (storage.is_uri(spec) or not storage.exists(spec)):
+        return _fixed(spec) or "."
+    return spec if storage.is_folder(spec) else None
+
+
+def _has_wildcard(spec: str) -> bool:
+    # They are no legal part of a URI, so there they always are one; "?" opens its options.
+    return any(character in spec for character in ("*[" if storage.is_uri(spec) else "*?["))
+
+
+def _fixed(pattern: str) -> str:
+    """Up to the last folder without a wildcard: all that a listing has to look through."""
+    place, options = storage.options_apart(pattern)
+    literal = re.split(r"[*?\[]", place, maxsplit=1)[0]
+    folder = literal.rpartition("/")[0]
+    return (folder or literal[:1]) + options if literal.startswith("/") else folder + options
+
+
 def _kind(path: str) -> Kind | None:
-    name = path.rsplit("/", 1)[-1].lower()
+    name = storage.last_name(path).lower()
     return next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), None)
 
 
 def _paths(spec: str) -> list[str]:
     try:
-        # Wildcards are no legal part of a URI, so there they always are one; "?" opens its options.
-        pattern = any(character in spec for character in ("*[" if storage.is_uri(spec) else "*?["))
+        pattern = _has_wildcard(spec)
         if not (pattern and storage.is_uri(spec)):
             if storage.is_folder(spec):
                 return _within(spec, spec)
@@ -98,12 +119,7 @@ def _paths(spec: str) -> list[str]:
 
 def _within(folder: str, spec: str) -> list[str]:
     """The known files under a folder; those whose own or whose folder's name starts with a dot are none."""
-    prefix = len(folder.rstrip("/")) + 1
-    files = [
-        path
-        for path in storage.list_files(folder)
-        if _kind(path) and not any(part.startswith(".") for part in path[prefix:].split("/"))
-    ]
+    files = [path for path in storage.list_files(folder, hidden=False) if _kind(path)]
     if not files and folder == spec:
         raise InputError(f"{folder} holds no corpus file; those end in {KNOWN}")
     return files
@@ -112,10 +128,13 @@ def _within(folder: str, spec: str) -> list[str]:
 def _expand(pattern: str) -> list[str]:
     if not storage.is_uri(pattern):
         return sorted(glob.glob(pattern, recursive=True))
-    # Up to the last folder without a wildcard: all that a listing has to look through.
-    fixed = re.split(r"[*\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
-    expression = re.compile(_glob_to_regex(pattern))
-    return [path for path in storage.list_files(fixed) if expression.fullmatch(path)]
+    expression = re.compile(_glob_to_regex(_words(pattern)))
+    return [path for path in storage.list_files(_fixed(pattern)) if expression.fullmatch(_words(path))]
+
+
+def _words(uri: str) -> str:
+    """A URI as one reads it: without its options and percent signs."""
+    return unquote(storage.options_apart(uri)[0])
 
 
 def _glob_to_regex(pattern: str) -> str:

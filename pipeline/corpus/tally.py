@@ -1,7 +1,8 @@
 """What the shards came to: counts for the manifest, and a few lines for a person.
 
 In: spills and finished shards. Out: the manifest's `corpus` and `counts`, and a summary.
-What always holds: a random share off one half by more than 1 % comes with the reason.
+What always holds: a random share off one half by more than 1 % comes with the reason; so do labels that
+lengths give away, and text that the vocabulary doesn't know.
 
 Example:
     corpus, counts = tally(spills, reduced)
@@ -16,9 +17,15 @@ from pipeline.corpus.mapper import Spill
 from pipeline.corpus.pairs import PairCounts
 from pipeline.corpus.reducer import Reduced
 from pipeline.corpus.shards import SPLITS, Manifest
+from pipeline.errors import InputError
 from pipeline.progress import duration
 
 _TOLERANCE = 0.01  # of the random share around one half
+# English has one in ten. From here on a model may learn "A fills the sequence" instead of "B doesn't follow".
+_MANY_FORCED = 0.35
+# Of [UNK] among the text's tokens: past the first it is said, past the second refused.
+_MANY_UNKNOWN = 0.05
+_MOSTLY_UNKNOWN = 0.5
 
 
 def tally(spills: Sequence[Spill], reduced: Sequence[Reduced]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -37,7 +44,8 @@ def tally(spills: Sequence[Spill], reduced: Sequence[Reduced]) -> tuple[dict[str
         **_counts(total),
         "duplicates": came - total.documents,
         "empty": empty,
-        "balance": _balance_note(total),
+        "unknown_share": unknown_share(spills),
+        "balance": _balance_note(total, reduced),
         "splits": {split: _counts(side) for split, side in sides.items() if side.pairs},
     }
     return fingerprint.as_dict(), counts
@@ -61,19 +69,56 @@ def _share(part: int, whole: int) -> float:
     return round(part / whole, 6) if whole else 0.0
 
 
-def _balance_note(counts: PairCounts) -> str | None:
+def _balance_note(counts: PairCounts, reduced: Sequence[Reduced]) -> str | None:
     random_share, forced_share = _share(counts.random_next, counts.pairs), _share(counts.forced, counts.pairs)
     if abs(random_share - 0.5) <= _TOLERANCE:
-        return None
+        if forced_share <= _MANY_FORCED:
+            return None
+        return (
+            f"{forced_share:.1%} of the pairs are random-next by force, having a chunk of one sentence, so the "
+            "others are mostly actual-next and the labels follow from A's length; join short documents, split "
+            "long sentences, raise --max-seq-length, or drop next-sentence prediction"
+        )
     if forced_share > 0.5 - _TOLERANCE:
         return (
             f"{random_share:.1%} of the pairs are random-next instead of 50 %: {forced_share:.1%} have a "
             "chunk of one sentence, which has no next one (documents of one sentence, or sentences longer than a "
             "sequence); join such documents, split such sentences, or drop next-sentence prediction"
         )
+    said = (
+        f"{random_share:.1%} of the pairs are random-next instead of 50 %: {forced_share:.1%} are so by force"
+    )
+    if crowded := sum(each.counts.forced > each.counts.pairs / 2 for each in reduced):
+        return (
+            f"{said}, but more than half in {crowded} of {len(reduced)} shards, each of which is balanced alone; ask "
+            "for fewer shards, or give more text"
+        )
+    return f"{said}, and steering the other {counts.pairs - counts.forced:,} came no closer; give more text"
+
+
+def check_known(spills: Sequence[Spill]) -> None:
+    """Raise InputError where most tokens of the text are [UNK]."""
+    share = unknown_share(spills)
+    if share > _MOSTLY_UNKNOWN:
+        raise InputError(
+            f"{share:.1%} of the text's tokens are [UNK]: the vocabulary isn't of this text's language or "
+            "casing; name another with --vocab, or leave --vocab out to train one"
+        )
+
+
+def unknown_share(spills: Sequence[Spill]) -> float:
+    """The share of [UNK] among the tokens of the text, repeated documents included."""
+    return _share(sum(spill.unknown for spill in spills), sum(spill.tokens for spill in spills))
+
+
+def unknown_note(counts: dict[str, Any]) -> str | None:
+    """What a person should know of the manifest's share of unknown tokens; None where it is small."""
+    share = counts.get("unknown_share", 0.0)  # not in manifests of older releases
+    if share <= _MANY_UNKNOWN:
+        return None
     return (
-        f"{random_share:.1%} of the pairs are random-next instead of 50 %: {counts.pairs} pairs are too few "
-        "to come closer"
+        f"{share:.1%} of the text's tokens are [UNK], from which nothing is learned: the vocabulary fits the text "
+        "badly; train one on it (bertpipe vocab), with a larger --limit-alphabet where it has many characters"
     )
 
 
@@ -96,8 +141,11 @@ def summary(manifest: Manifest, *, seconds: float, continued: bool) -> list[str]
         f"and {counts['empty']:,} empty ones dropped), {counts['sentences']:,} sentences",
         f"pairs      {headline(manifest)}",
         f"labels     {counts['random_share']:.2%} random-next ({counts['forced_share']:.1%} by force)",
+        f"vocabulary {counts['unknown_share']:.2%} of tokens unknown",
         f"time       {duration(seconds)}, {rate}",
     ]
     if counts["balance"]:
         lines.append(f"balance    {counts['balance']}")
+    if note := unknown_note(counts):
+        lines.append(f"unknown    {note}")
     return lines

@@ -26,10 +26,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from pipeline import storage
 from pipeline.corpus.documents import Fingerprint
 from pipeline.corpus.readers import ReadOptions, read_documents
+from pipeline.corpus.sources import refuse_overlap
 from pipeline.corpus.splits import Split, find_splits
 from pipeline.corpus.vocabulary import (
     LINEAGE_FILE,
     SPECIALS,
+    TOKENIZER_FILE,
     VOCABULARY_FILE,
     Vocabulary,
     load_vocabulary,
@@ -46,6 +48,7 @@ __all__ = ["VocabConfig", "Vocabulary", "load_vocabulary", "run", "save_vocabula
 # scaled down to this many occurrences, which touches only words rarer than one in 200 million.
 _OCCURRENCES = 200_000_000
 _REPETITIONS = 1000  # occurrences handed over at once
+_ARTEFACT = "vocabulary"  # what our lineage says that the folder is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,8 @@ class VocabConfig:
     """How the corpus's files are to be understood."""
 
     def __post_init__(self) -> None:
+        if not self.output:
+            raise InputError("output is empty; name the folder to write")
         least = {"min_frequency": 1, "unused": 0, "limit_alphabet": 1}
         if self.max_bytes is not None:
             least["max_bytes"] = 1
@@ -111,6 +116,7 @@ def run(config: VocabConfig) -> Vocabulary:
     Raises InputError where the corpus is missing, unreadable or empty, allows no vocabulary of that size, or
     the output folder holds another vocabulary; then nothing is written.
     """
+    refuse_overlap(config.corpus, config.output)
     _refuse_other(config, None)
     splits = find_splits(config.corpus)
     corpus, words = _count_words(config, splits)
@@ -122,7 +128,7 @@ def run(config: VocabConfig) -> Vocabulary:
     alphabet, coverage = _alphabet(words, config.limit_alphabet)
     vocabulary = Vocabulary(tokens=_train(config, words, alphabet), cased=config.cased)
     lineage = {
-        "artefact": "vocabulary",
+        "artefact": _ARTEFACT,
         "settings": config.settings,
         "corpus": corpus.as_dict(),
         "vocabulary": {"hash": vocabulary.hash, "size": vocabulary.size, "cased": vocabulary.cased},
@@ -138,13 +144,20 @@ def _refuse_other(config: VocabConfig, corpus: Fingerprint | None) -> Vocabulary
     folder = config.output
     if storage.exists(folder) and not storage.is_folder(folder):
         raise InputError(f"{folder} is a file; name a folder to write")
-    if not storage.exists(storage.join(folder, VOCABULARY_FILE)):
-        return None
     remedy = "name another output or delete it"
     path = storage.join(folder, LINEAGE_FILE)
-    if not storage.exists(path):
-        raise InputError(f"{folder} holds a vocabulary of unknown origin (no {LINEAGE_FILE}); {remedy}")
+    held = [
+        name
+        for name in (VOCABULARY_FILE, TOKENIZER_FILE, LINEAGE_FILE)
+        if storage.exists(storage.join(folder, name))
+    ]
+    if not held:
+        return None
+    if LINEAGE_FILE not in held:  # a tokenizer.json alone, for instance, is some model's of Hugging Face
+        raise InputError(f"{folder} holds a {held[0]} of unknown origin (no {LINEAGE_FILE}); {remedy}")
     theirs = storage.read_json(path)
+    if VOCABULARY_FILE not in held and isinstance(theirs, dict) and theirs.get("artefact") == _ARTEFACT:
+        return None  # a run was killed before its last file
     try:
         differences = difference(config.settings, theirs["settings"])
         if corpus is not None:

@@ -192,21 +192,25 @@ def _read_tokenizer(path: str, tokens: tuple[str, ...]) -> bool | None:
 
 
 def save_vocabulary(vocabulary: Vocabulary, folder: str, lineage: dict[str, Any] | None = None) -> None:
-    """Write the vocabulary's files into `folder`, `vocab.txt` last, all or none.
+    """Write the vocabulary's files into `folder`, the lineage first and `vocab.txt` last, all or none.
 
     Raises RunFailed where the disk refuses.
     """
     storage.make_folder(folder)
+    texts: dict[str, str] = {}
+    if lineage is not None:  # first: it tells what a killed run left from files of another origin
+        texts[LINEAGE_FILE] = storage.json_text(lineage)
     # Through json for a layout that this file decides, not the library's release.
-    companions = {TOKENIZER_FILE: json.loads(vocabulary.tokenizer.to_str())}
-    if lineage is not None:
-        companions[LINEAGE_FILE] = lineage
-    text = "".join(f"{token}\n" for token in vocabulary.tokens)
+    texts[TOKENIZER_FILE] = storage.json_text(json.loads(vocabulary.tokenizer.to_str()))
+    texts[VOCABULARY_FILE] = "".join(f"{token}\n" for token in vocabulary.tokens)
+    written: list[str] = []
     try:
-        for name, value in companions.items():
-            storage.write_json(storage.join(folder, name), value)
-        storage.write_text(storage.join(folder, VOCABULARY_FILE), text)
+        for name, text in texts.items():
+            path = storage.join(folder, name)
+            storage.remove_temporaries(path)
+            storage.write_text(path, text)
+            written.append(path)
     except BaseException:
-        for name in companions:
-            storage.remove(storage.join(folder, name))
+        for path in written:
+            storage.remove(path)
         raise

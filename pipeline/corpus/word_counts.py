@@ -26,6 +26,8 @@ from typing import Self
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+from pipeline.errors import RunFailed
+
 RAW_LIMIT = 4_000_000
 """Distinct strings between white space held in memory (0.7 GB, measured); then they go to disk, sorted."""
 
@@ -74,11 +76,18 @@ class RawCounts:
             yield word, total
 
     def _spill(self) -> None:
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="bertpipe-words-")
-        path = os.path.join(self._folder.name, f"{len(self._runs):05d}")
-        with open(path, "w", encoding="utf-8", newline="\n") as run:
-            run.writelines(f"{count}\t{word}\n" for word, count in sorted(self._counts.items()))
+        path = "into the system's temporary folder"
+        try:
+            path = tempfile.gettempdir()
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="bertpipe-words-")
+            path = os.path.join(self._folder.name, f"{len(self._runs):05d}")
+            with open(path, "w", encoding="utf-8", newline="\n") as run:
+                run.writelines(f"{count}\t{word}\n" for word, count in sorted(self._counts.items()))
+        except OSError as error:
+            raise RunFailed(
+                f"cannot write {path}: {error.strerror}; set TMPDIR to a folder with more room"
+            ) from error
         self._runs.append(path)
         self._counts.clear()
 

@@ -14,6 +14,7 @@ Example:
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from types import TracebackType
 from typing import IO, Self
 
@@ -49,7 +50,7 @@ class WorkFolder:
 
     def finish(self) -> None:
         """All is done: remove the work folder."""
-        shutil.rmtree(self.path)
+        self._remove(self.path)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -82,26 +83,47 @@ class WorkFolder:
             except OSError:
                 return file  # a file system without locks
             if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                file.truncate(0)
-                file.write(f"{os.getpid()}\n")
-                file.flush()
+                _sign(file, path)
                 return file
             file.close()
+
+    def _remove(self, folder: str) -> None:
+        """Remove a folder in which the lock's file lies; the lock is let go of."""
+        shutil.rmtree(folder, ignore_errors=True)
+        assert self._lock is not None
+        # NFS keeps a file that is removed while open, under another name, and with it its folder.
+        self._lock.close()
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def _undo(self) -> None:
         if self._topmost is None:
             # The folder was there, and empty.
             for name in os.listdir(self.output):
                 path = os.path.join(self.output, name)
-                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+                if path != self.path:
+                    shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+            self._remove(self.path)
             return
-        shutil.rmtree(self.output)
-        folder = self.output
-        while os.path.abspath(folder) != os.path.abspath(self._topmost):
-            folder = os.path.dirname(os.path.abspath(folder))
-            if os.listdir(folder):
-                return
-            os.rmdir(folder)
+        self._remove(self.output)
+        folder, topmost = os.path.abspath(self.output), os.path.abspath(self._topmost)
+        with suppress(OSError):  # of a folder that isn't empty: something else was put there
+            if os.path.isdir(folder):
+                os.rmdir(folder)
+            while folder != topmost:
+                folder = os.path.dirname(folder)
+                os.rmdir(folder)
+
+
+def _sign(file: IO[str], path: str) -> None:
+    """Write into the lock's file who holds it."""
+    try:
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+    except OSError as error:
+        with suppress(OSError):  # closing tries to write once more
+            file.close()
+        raise RunFailed(f"cannot write {path}: {error.strerror}; free some space and run again") from error
 
 
 def is_finished(output: str) -> bool:

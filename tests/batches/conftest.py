@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.batches.masking import SpecialIds
-from pipeline.corpus.shards import Block, Manifest, ShardInfo, Split, write_manifest, write_shard
+from pipeline.corpus.shards import PREFIXES, Block, Manifest, ShardInfo, Split, write_manifest, write_shard
 
 VOCABULARY = 1000
 SPECIALS = tuple(range(20))  # [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then unused ones
@@ -51,7 +51,7 @@ def make_shards() -> MakeShards:
         sides: list[tuple[Split, Sequence[int]]] = [("train", train), ("validation", validation)]
         for split, counts in sides:
             for index, count in enumerate(counts):
-                name = f"{split}-{index:05d}.tar"
+                name = f"{PREFIXES[split]}-{index:05d}.tar"
                 shards.append(write_shard(str(folder), name, split, _pairs(count, longest, rng)))
         manifest = Manifest(
             settings={"max_seq_length": longest},

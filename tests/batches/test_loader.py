@@ -1,9 +1,11 @@
 """Laws 3, 4 and 6 with real tars, and DataLoader workers that live, fail and are killed."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -266,6 +268,73 @@ def test_a_killed_worker_is_one_clear_error_and_a_new_loader_goes_on(
     done += steps(again, max(0, 6 - len(done)))
     for one, other in zip(done, expected, strict=False):
         assert all(map(same, one.micro_batches, other.micro_batches))
+
+
+def test_a_worker_killed_in_the_middle_of_its_work_is_an_error_too(shards: Any, special: SpecialIds) -> None:
+    for delay in (0.0, 0.05, 0.2):
+        made = loader(shards, special, workers=2)
+        running = iter(made)
+        next(running)
+        # The trainer takes faster than two workers make, so they are at work whenever this comes.
+        killer = threading.Timer(delay, os.kill, (made.worker_processes[1], signal.SIGKILL))
+        killer.start()
+        with pytest.raises(RunFailed, match="worker was killed"):
+            for _ in islice(running, 100_000):
+                pass
+        killer.join()
+        assert not made.worker_processes
+
+
+_FORGETFUL = """
+import sys
+from pipeline.batches.loader import TrainLoader
+from pipeline.batches.masking import MaskingConfig, SpecialIds
+from pipeline.corpus.shards import read_manifest
+
+if __name__ == "__main__":
+    special = SpecialIds(size=1000, pad_id=0, cls_id=2, sep_id=3, mask_id=4, special_ids=tuple(range(20)))
+    loader = TrainLoader(
+        folder=sys.argv[1], manifest=read_manifest(sys.argv[1]), seed=1, phase=0, lanes=8, global_batch=48,
+        micro_batch=6, sequence_length=32, masking=MaskingConfig(), special=special, workers=2,
+    )
+    for step in loader:
+        print(*loader.worker_processes, flush=True)
+        if sys.argv[2] == "raises":
+            raise ValueError("no step")
+        break
+"""
+
+
+@pytest.mark.parametrize("how", ["ends", "raises"])
+def test_a_trainer_that_forgets_to_close_its_loader_still_ends(shards: Any, tmp_path: Path, how: str) -> None:
+    script = tmp_path / "forgetful.py"
+    script.write_text(_FORGETFUL)
+    root = Path(windows.__file__).resolve().parents[2]
+    ended = subprocess.run(
+        [sys.executable, str(script), shards[0], how],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.returncode == (1 if how == "raises" else 0)
+    workers = [int(pid) for pid in ended.stdout.split()]
+    assert len(workers) == 2
+    assert not any(map(_alive, workers))
+
+
+def test_a_loader_nobody_holds_any_more_ends_its_workers(shards: Any, special: SpecialIds) -> None:
+    made = loader(shards, special, workers=2)
+    running = iter(made)
+    next(running)
+    workers = made.worker_processes
+    assert all(map(_alive, workers))
+    del running, made
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while any(map(_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_alive, workers))
 
 
 def _alive(pid: int) -> bool:

@@ -93,6 +93,27 @@ def test_pairs_in_words_are_the_blocks_tokens(made: Path, capsys: pytest.Capture
         assert (pair["document_a"] != pair["document_b"]) == pair["random_next"]
 
 
+def test_shards_of_one_label_show_as_many_pairs_as_asked_for(shards: Path) -> None:
+    manifest = read_manifest(str(shards))
+    first = next(read_blocks(str(shards), manifest.shards[0]))
+    for label in (True, False):
+        alone = replace(first, random_next=np.full(len(first), label))
+        infos = tuple(write_shard(str(shards), info.name, info.split, alone) for info in manifest.shards)
+        write_manifest(str(shards), replace(manifest, shards=infos))
+        for wanted in (1, 5):
+            shown = run(InspectConfig(folder=str(shards), pairs=wanted))["pairs"]
+            assert [pair["random_next"] for pair in shown] == [label] * wanted
+
+
+def test_of_a_few_pairs_all_are_shown(shards: Path) -> None:
+    manifest = read_manifest(str(shards))
+    few = next(read_blocks(str(shards), manifest.shards[0])).take(slice(0, 5))
+    info = write_shard(str(shards), "train-00000.tar", "train", few)
+    write_manifest(str(shards), replace(manifest, shards=(info,)))
+    shown = run(InspectConfig(folder=str(shards), pairs=9))["pairs"]
+    assert sorted(pair["row"] for pair in shown) == [0, 1, 2, 3, 4]
+
+
 def test_json_is_one_object_and_nothing_else(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = run(InspectConfig(folder=str(made), json=True, verify=True))
     stated = json.loads(capsys.readouterr().out)
@@ -144,11 +165,11 @@ def test_verification_finds_a_flipped_bit_and_ends_as_failed(
 
 
 def test_verification_finds_missing_strange_and_miscounted_shards(shards: Path) -> None:
-    (shards / "validation-00000.tar").rename(shards / "train-00007.tar")
+    (shards / "val-00000.tar").rename(shards / "train-00007.tar")
     manifest = read_manifest(str(shards))
     manifest.counts["pairs"] += 1
     problems = "\n".join(verify(str(shards), manifest))
-    assert "validation-00000.tar cannot be read" in problems
+    assert "val-00000.tar cannot be read" in problems
     assert "train-00007.tar is not in the manifest" in problems
     assert f"the manifest counts {manifest.counts['pairs']} pairs" in problems
 

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from pipeline.corpus import readers, splits
 from pipeline.corpus.documents import Fingerprint
-from pipeline.corpus.readers import Document, ReadOptions, document_hash, find_splits, read_documents
+from pipeline.corpus.readers import (
+    Document,
+    ReadOptions,
+    document_hash,
+    find_splits,
+    normalise,
+    read_documents,
+)
 from pipeline.errors import InputError
 
 PARAGRAPHS = ReadOptions()
@@ -122,6 +129,25 @@ def test_files_are_found_in_folders_globs_and_once_each(
     assert find_splits(["deep", "b.txt"]) == find_splits(["b.txt", "deep", "deep/**/*.gz"])
 
 
+@pytest.mark.parametrize("spec", [".", "./", "./x", "x", "x//y", "../{}", "link", ".dot/../x"])
+def test_a_folder_holds_the_same_files_however_it_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    for name in ("x/y/a.txt", "x/y/b.txt", "x/y/.hidden.txt", "x/y/.cache/c.txt", ".dot/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(Path(name).name)
+    (tmp_path / "link").symlink_to("x")
+    monkeypatch.chdir(tmp_path)
+    assert [document.text for document in read(spec.format(tmp_path.name))] == ["a.txt", "b.txt"]
+
+
+def test_uris_with_spaces_are_found_by_folder_and_glob(tmp_path: Path) -> None:
+    (tmp_path / "my texts").mkdir()
+    (tmp_path / "my texts" / "größe 1.txt").write_text("one")
+    for spec in ("my%20texts", "my%20texts/*.txt", "**/gr*.txt", "my%20texts/gr%C3%B6%C3%9Fe%201.txt"):
+        assert texts(f"{tmp_path.as_uri()}/{spec}") == ["one"]
+
+
 def test_uris_are_found_as_paths_are(tmp_path: Path) -> None:
     for name in ("a.txt", "deep/b.txt", "deep/.c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -216,8 +242,13 @@ def test_fingerprint_is_of_the_documents_in_any_order() -> None:
     assert first.as_dict()["bytes"] == 9
 
 
-def test_the_shared_corpus_is_the_same_from_text_and_parquet(shared_data: Path) -> None:
+def test_the_shared_corpus_has_the_same_documents_and_words_as_text_and_as_parquet(shared_data: Path) -> None:
+    """Its text form leaves out sentences of under 10 characters, so the hashes are not the same."""
     english = shared_data / "english"
-    assert sum(1 for _ in read(english / "parquet" / "part-000.parquet")) == sum(
-        1 for _ in read(english / "text" / "part-000.txt.gz", options=LINES)
-    )
+    whole = read(english / "parquet" / "part-000.parquet")
+    lines = read(english / "text" / "part-000.txt.gz", options=LINES)
+    assert len(whole) == len(lines)
+    for as_row, as_lines in zip(whole, lines, strict=True):
+        words = iter(normalise(as_row.text).split())
+        missing = [word for word in normalise(as_lines.text).split() if word not in words]
+        assert not missing, "words of the text form stand in the row, in the same order"

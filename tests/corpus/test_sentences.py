@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus import sentences
-from pipeline.corpus.sentences import check_language, has_own_rules, segment
+from pipeline.corpus.sentences import check_language, has_own_rules, rules_notice, segment
 from pipeline.errors import InputError
 
 
@@ -75,4 +75,6 @@ def test_an_unknown_language_is_refused_with_the_nearest(language: str, near: st
 def test_own_rules_are_told_from_borrowed_ones() -> None:
     assert has_own_rules("en")
     assert not has_own_rules("ko")
+    assert rules_notice("en") is None is rules_notice("und")
+    assert "'ko' has no sentence rules of its own" in str(rules_notice("ko"))
     assert all(code in sentences._KNOWN for code in sentences._OWN_RULES.split())

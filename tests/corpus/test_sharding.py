@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import pytest
 from pipeline import storage
 from pipeline.corpus.census import held_out_count
 from pipeline.corpus.executor import open_executor, run_tasks
+from pipeline.corpus.inspection import InspectConfig
+from pipeline.corpus.inspection import run as inspect
 from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.sharding import ShardConfig, run
 from pipeline.corpus.shards import Manifest, read_blocks, read_manifest
@@ -83,7 +86,7 @@ def test_three_workers_write_the_bytes_of_one(
     shard(workers=3)
     assert contents(tmp_path / "shards") == expected
     assert sorted(name for name in expected if name.endswith(".tar")) == [
-        "train-00000.tar", "train-00001.tar", "train-00002.tar", "validation-00000.tar",
+        "train-00000.tar", "train-00001.tar", "train-00002.tar", "val-00000.tar",
     ]  # fmt: skip
 
 
@@ -197,6 +200,34 @@ def test_a_finished_folder_is_returned_as_it_is(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").rglob("*")} == times
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "train-00001.tar").unlink(), r"train-00001\.tar is missing"),
+        (lambda folder: os.truncate(folder / "val-00000.tar", 512), r"val-00000\.tar has 512 bytes"),
+        (lambda folder: (folder / "vocab" / "vocab.txt").unlink(), r"vocabulary is gone .* no vocab\.txt"),
+        (lambda folder: shutil.rmtree(folder / "vocab"), r"vocabulary is gone .* does not exist"),
+        (lambda folder: swap_words(folder / "vocab"), r"vocab has the hash [0-9a-f]+, its manifest says"),
+    ],
+)
+def test_finished_shards_that_lost_something_are_not_taken_for_whole(
+    shard: Callable[..., Manifest], tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    shard()
+    damage(tmp_path / "shards")
+    before = contents(tmp_path / "shards")
+    with pytest.raises(InputError, match=f"{message}.*delete .* and run again") as refused:
+        shard()
+    assert "\n" not in str(refused.value)
+    assert contents(tmp_path / "shards") == before
+
+
+def swap_words(vocabulary: Path) -> None:
+    words = (vocabulary / "vocab.txt").read_text().split("\n")
+    (vocabulary / "vocab.txt").write_text("\n".join([*words[:-3], words[-2], words[-3], ""]))
+    (vocabulary / "tokenizer.json").unlink()
+
+
 def test_a_folder_made_otherwise_is_refused_with_the_difference_and_not_touched(
     shard: Callable[..., Manifest], corpus: Path, tmp_path: Path
 ) -> None:
@@ -232,7 +263,15 @@ def in_a_child(work: Callable[[], object]) -> int:
             os._exit(3)
         except BaseException:
             os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the child hangs")
 
 
 def test_killed_at_any_write_the_same_command_continues_to_the_same_bytes(
@@ -431,8 +470,9 @@ def test_a_folder_of_other_things_is_refused_and_not_touched(
     assert contents(tmp_path / "shards") == {"thesis.txt": b"precious"}
     with pytest.raises(InputError, match="is a file"):
         shard(output=str(tmp_path / "shards" / "thesis.txt"))
-    with pytest.raises(InputError, match="inside the corpus"):
-        shard(output=str(corpus / "shards"))
+    for spec in (corpus, corpus / "**" / "*.txt"):
+        with pytest.raises(InputError, match="inside the corpus"):
+            shard(corpus=(str(spec),), output=str(corpus / "shards"))
     assert not (corpus / "shards").exists()
 
 
@@ -448,7 +488,9 @@ def test_two_commands_never_write_one_folder(shard: Callable[..., Manifest], tmp
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"output": ""}, "output is empty"),
         ({"max_seq_length": 4}, "max_seq_length is 4 tokens"),
+        ({"max_seq_length": 32_768}, "max_seq_length is 32768 tokens; it must be 8 to 32767"),
         ({"short_seq_prob": 1.5}, "short_seq_prob is 1.5"),
         ({"validation_fraction": 0.9}, "validation_fraction is 0.9"),
         ({"shards": 0}, "shards is 0"),
@@ -483,6 +525,67 @@ def test_documents_of_one_sentence_are_reported_as_the_reason_for_their_labels(
     manifest = shard(corpus=(write_text(tmp_path / "short.txt", documents),))
     assert manifest.counts["random_share"] == 1.0
     assert "chunk of one sentence" in manifest.counts["balance"]
+
+
+def test_labels_that_follow_from_lengths_are_reported_though_they_balance(
+    shard: Callable[..., Manifest], make_documents: Any, write_text: Any, tmp_path: Path
+) -> None:
+    documents = [lines[:1] if index % 5 < 3 else lines for index, lines in enumerate(make_documents(600))]
+    counts = shard(corpus=(write_text(tmp_path / "a.txt", documents),), short_seq_prob=0.0).counts
+    assert abs(counts["random_share"] - 0.5) < 0.01
+    assert 0.35 < counts["forced_share"] < 0.49
+    assert "labels follow from A's length" in counts["balance"]
+    assert shard(output=str(tmp_path / "usual")).counts["balance"] is None
+
+
+def test_shards_that_cannot_balance_alone_are_the_reason_given(
+    shard: Callable[..., Manifest], make_documents: Any, write_text: Any, tmp_path: Path
+) -> None:
+    documents = [lines[:1] if index % 3 else lines for index, lines in enumerate(make_documents(600))]
+    corpus = (write_text(tmp_path / "a.txt", documents),)
+    counts = shard(corpus=corpus, short_seq_prob=0.0).counts
+    assert counts["random_share"] > 0.51
+    assert "more than half in 1 of 4 shards" in counts["balance"]
+    fewer = shard(corpus=corpus, short_seq_prob=0.0, shards=1, output=str(tmp_path / "fewer")).counts
+    assert abs(fewer["random_share"] - 0.5) < 0.01
+
+
+@pytest.mark.parametrize(("every", "unknown"), [(40, "little"), (8, "much"), (1, "most")])
+def test_text_that_the_vocabulary_does_not_know_is_reported_and_at_last_refused(
+    shard: Callable[..., Manifest],
+    make_documents: Any,
+    write_text: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    every: int,
+    unknown: str,
+) -> None:
+    documents = [
+        [" ".join("zzz" if (at + 1) % every == 0 else word for at, word in enumerate(line.split())) for line in lines]
+        for lines in make_documents(80)
+    ]  # fmt: skip
+    corpus = (write_text(tmp_path / "a.txt", documents),)
+    if unknown == "most":
+        with pytest.raises(InputError, match=r"[0-9.]+% of the text's tokens are \[UNK\].*--vocab"):
+            shard(corpus=corpus)
+        assert not (tmp_path / "shards").exists()
+        return
+    share = shard(corpus=corpus).counts["unknown_share"]
+    said = capsys.readouterr().err
+    assert f"{share:.2%} of tokens unknown" in said
+    inspect(InspectConfig(folder=str(tmp_path / "shards"), pairs=0))
+    shown = capsys.readouterr().out
+    for text in (said, shown):
+        assert ("fits the text" in " ".join(text.split())) == (unknown == "much") == (share > 0.05)
+
+
+def test_a_language_without_rules_of_its_own_is_said_where_rules_are_used(
+    shard: Callable[..., Manifest], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard(language="sw")
+    assert "sentence rules" not in capsys.readouterr().err
+    shard(language="sw", read=ReadOptions(), output=str(tmp_path / "cut"))
+    assert "'sw' has no sentence rules of its own" in capsys.readouterr().err
 
 
 def test_without_a_vocabulary_one_is_trained_on_the_same_corpus(

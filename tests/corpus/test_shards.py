@@ -77,9 +77,9 @@ def test_what_is_written_is_read(
 ) -> None:
     folder = str(tmp_path_factory.mktemp("shard"))
     block = make_block(lengths, token_type=token_type, seed=seed)
-    info = write_shard(folder, "validation-00003.tar", "validation", block)
+    info = write_shard(folder, "val-00003.tar", "validation", block)
     assert columns(read_block(folder, info, 0)) == columns(block)
-    assert info == write_shard(folder, "validation-00003.tar", "validation", block)
+    assert info == write_shard(folder, "val-00003.tar", "validation", block)
 
 
 def test_a_shard_of_several_blocks_is_read_at_any_of_them(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.corpus import tokens
 from pipeline.corpus.tokens import encode_sentences
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 
@@ -60,6 +61,21 @@ def test_ids_of_any_text_are_those_of_hugging_face(
     ours_and_theirs: tuple[Vocabulary, object], sentences: list[str]
 ) -> None:
     assert_equal_ids(ours_and_theirs, sentences)
+
+
+def test_a_long_document_is_encoded_a_slice_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, ours_and_theirs: tuple[Vocabulary, object]
+) -> None:
+    ours, _ = ours_and_theirs
+    whole = encode_sentences(ours, VARIED * 3)
+    monkeypatch.setattr(tokens, "_SLICE_CHARACTERS", 100)
+    slices = list(tokens._slices(VARIED * 3))
+    assert [sentence for part in slices for sentence in part] == VARIED * 3
+    assert all(sum(map(len, part[:-1])) < 100 for part in slices)
+    assert len(slices) > 9
+    for one, other in zip(whole, encode_sentences(ours, VARIED * 3), strict=True):
+        assert one.dtype == other.dtype
+        assert one.tolist() == other.tolist()
 
 
 def test_sentences_lie_end_to_end(ours_and_theirs: tuple[Vocabulary, object]) -> None:

@@ -21,12 +21,14 @@ from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from pipeline.corpus import vocab
+from pipeline import storage
+from pipeline.corpus import vocab, word_counts
 from pipeline.corpus.documents import canonical, document_hash
 from pipeline.corpus.tokens import encode_sentences
 from pipeline.corpus.vocab import VocabConfig, load_vocabulary, run
+from pipeline.corpus.vocabulary import SPECIALS
 from pipeline.corpus.word_counts import RawCounts, bert_words
-from pipeline.errors import InputError
+from pipeline.errors import InputError, RunFailed
 
 # Real English and some other scripts, with plenty of pairs that occur equally often.
 DOCUMENTS = [topic[:3000].strip() for _, topic in sorted(pydoc_data.topics.topics.items())][:60]
@@ -169,15 +171,16 @@ def test_a_size_too_small_names_the_smallest_that_then_works(tmp_path: Path) -> 
     ("settings", "expected"),
     [
         ({"size": 104}, "size is 104; 99 unused and 5 special tokens alone take 104"),
+        ({"output": ""}, "output is empty; name the folder to write"),
         ({"min_frequency": 0}, "min_frequency is 0; it must be 1 or more"),
         ({"unused": -1}, "unused is -1; it must be 0 or more"),
         ({"limit_alphabet": 0}, "limit_alphabet is 0; it must be 1 or more"),
         ({"max_bytes": 0}, "max_bytes is 0; it must be 1 or more"),
     ],
 )
-def test_impossible_settings_are_refused_before_reading(settings: dict[str, int], expected: str) -> None:
+def test_impossible_settings_are_refused_before_reading(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(InputError, match=re.escape(expected)):
-        VocabConfig(corpus=("nowhere",), output="nowhere", **settings)
+        VocabConfig(**{"corpus": ("nowhere",), "output": "nowhere"} | settings)
 
 
 @pytest.mark.parametrize("text", ["", "\n \n\n"])
@@ -264,6 +267,80 @@ def test_another_vocabulary_is_never_overwritten(tmp_path: Path) -> None:
         run(VocabConfig(corpus=(corpus,), **settings | {"output": corpus}))
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt"])
+def test_files_of_another_origin_are_neither_overwritten_nor_removed(tmp_path: Path, name: str) -> None:
+    """A model's folder of Hugging Face may hold tokenizer.json without vocab.txt."""
+    output = tmp_path / "model"
+    output.mkdir()
+    (output / name).write_text("precious")
+    (output / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=f"holds a {name} of unknown origin"):
+        run(VocabConfig(corpus=(write_corpus(tmp_path / "a.txt"),), output=str(output), size=SIZE))
+    assert contents(output) == {name: b"precious", "config.json": b"{}"}
+
+
+def test_a_lineage_that_is_none_of_ours_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "lineage.json").write_text('{"artefact": "painting"}')
+    with pytest.raises(InputError, match="no lineage of a vocabulary"):
+        run(VocabConfig(corpus=(write_corpus(tmp_path / "a.txt"),), output=str(tmp_path / "v"), size=SIZE))
+
+
+def test_a_disk_that_fills_up_takes_back_only_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "v"
+    output.mkdir()
+    (output / "notes.md").write_text("mine")
+    write_whole = storage.write_whole
+
+    def full(path: str, write: Any) -> None:
+        if path.endswith("vocab.txt"):
+            raise RunFailed("cannot write: No space left on device")
+        write_whole(path, write)
+
+    monkeypatch.setattr(storage, "write_whole", full)
+    config = VocabConfig(corpus=(write_corpus(tmp_path / "a.txt"),), output=str(output), size=SIZE)
+    with pytest.raises(RunFailed, match="No space"):
+        run(config)
+    assert contents(output) == {"notes.md": b"mine"}
+    # And one that is refused at once: tokenizer.json of a run before isn't this call's.
+    (output / "tokenizer.json").write_text("kept")
+    monkeypatch.setattr(storage, "write_whole", lambda path, write: full("vocab.txt", write))
+    with pytest.raises(RunFailed, match="No space"):
+        vocab.save_vocabulary(vocab.Vocabulary(tokens=SPECIALS, cased=False), str(output), {"artefact": "x"})
+    assert contents(output) == {"notes.md": b"mine", "tokenizer.json": b"kept"}
+
+
+def test_an_output_inside_the_corpus_is_refused_before_it_becomes_text(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    write_corpus(tmp_path / "corpus" / "a.txt")
+    for spec in ("corpus", "corpus/*.txt", "**/*.txt"):
+        with pytest.raises(InputError, match="lies inside the corpus"):
+            run(VocabConfig(corpus=(str(tmp_path / spec),), output=str(tmp_path / "corpus" / "v"), size=SIZE))
+    assert os.listdir(tmp_path / "corpus") == ["a.txt"]
+
+
+def test_half_written_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    output = tmp_path / "v"
+    output.mkdir()
+    for name in ("lineage.json.77.tmp", "vocab.txt.78.tmp", "other.tmp"):
+        (output / name).write_text("half")
+    run(VocabConfig(corpus=(write_corpus(tmp_path / "a.txt"),), output=str(output), size=SIZE))
+    assert sorted(contents(output)) == sorted([*FILES, "other.tmp"])
+
+
+@pytest.mark.parametrize("last", FILES)
+def test_killed_after_any_file_the_same_command_makes_it_whole(tmp_path: Path, last: str) -> None:
+    config = VocabConfig(corpus=(write_corpus(tmp_path / "a.txt"),), output=str(tmp_path / "v"), size=SIZE)
+    run(config)
+    whole = contents(tmp_path / "v")
+    for name in FILES[FILES.index(last) + 1 :]:
+        (tmp_path / "v" / name).unlink()
+    run(config)
+    assert contents(tmp_path / "v") == whole
+
+
 def test_what_a_killed_run_left_is_made_whole(tmp_path: Path) -> None:
     config = VocabConfig(corpus=(write_corpus(tmp_path / "a.txt"),), output=str(tmp_path / "v"), size=SIZE)
     run(config)
@@ -297,6 +374,22 @@ def test_word_counts_on_disk_are_those_in_memory(tmp_path: Path) -> None:
         folder = disk._folder
     assert folder is not None
     assert not os.path.exists(folder.name)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_full_temporary_folder_is_one_line_that_names_it_and_tmpdir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path if there else tmp_path / "gone"))
+    monkeypatch.setattr(word_counts, "open", _refuse, raising=False)
+    with RawCounts(limit=1) as raw:
+        with pytest.raises(RunFailed, match=f"cannot write {tmp_path}.*TMPDIR") as failed:
+            raw.add("one two")
+        assert "\n" not in str(failed.value)
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise OSError(28, "No space left on device")
 
 
 def test_past_the_limit_the_rarest_words_go_whatever_the_order(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Pairs of a shard folder in words, for a person to judge.
+
+In: a shard folder, its manifest and its vocabulary. Out: some of its pairs, drawn over all of it.
+What always holds: as many as asked for, where the folder has so many; half of each label, where both are met
+often enough; the same seed shows the same pairs.
+
+Example:
+    excerpts("SHARDS", read_manifest("SHARDS"), vocabulary, pairs=4, seed=0)
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline import counter_random
+from pipeline.corpus.shards import Manifest, ShardInfo, read_block
+from pipeline.corpus.vocabulary import Vocabulary
+
+_TRIES = 20  # pairs looked at for each one wanted, so that both labels are shown
+
+
+def excerpts(
+    folder: str, manifest: Manifest, vocabulary: Vocabulary, *, pairs: int, seed: int
+) -> list[dict[str, Any]]:
+    """`pairs` pairs in words. Raises RunFailed where a block is damaged."""
+    wanted = {True: pairs // 2, False: pairs - pairs // 2}
+    chosen: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for place in _places(sum(shard.pairs for shard in manifest.shards), pairs, seed) if pairs else ():
+        pair = _excerpt(folder, *_locate(manifest, place), vocabulary)
+        if wanted[pair["random_next"]]:
+            wanted[pair["random_next"]] -= 1
+            chosen.append(pair)
+        elif len(others) < pairs:
+            others.append(pair)
+        if len(chosen) == pairs:
+            break
+    return chosen + others[: pairs - len(chosen)]
+
+
+def _places(total: int, pairs: int, seed: int) -> Iterable[int]:
+    """The pairs to look at, each once, in order."""
+    key = counter_random.key(seed, 1)
+    if total <= pairs * _TRIES:
+        return [int(place) for place in counter_random.permutation(key, total)]
+    stream = counter_random.Stream(key)
+    drawn: dict[int, None] = {}
+    while len(drawn) < pairs * _TRIES:
+        drawn[stream.below(total)] = None
+    return drawn
+
+
+def _excerpt(
+    folder: str, shard: ShardInfo, block_index: int, row: int, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    block = read_block(folder, shard, block_index).take(slice(row, row + 1))
+    cut = int(block.a_lengths[0])
+    segments = [part.tolist() for part in (block.tokens[:cut], block.tokens[cut:])]
+    a, b = (vocabulary.tokenizer.decode(ids, skip_special_tokens=False) for ids in segments)
+    return {
+        "shard": shard.name,
+        "block": block_index,
+        "row": row,
+        "random_next": bool(block.random_next[0]),
+        "a_tokens": len(segments[0]),
+        "b_tokens": len(segments[1]),
+        "document_a": f"{int(block.document_a[0]):016x}",
+        "document_b": f"{int(block.document_b[0]):016x}",
+        "a": a,
+        "b": b,
+    }
+
+
+def _locate(manifest: Manifest, place: int) -> tuple[ShardInfo, int, int]:
+    """The shard, block and row of the pair at `place` among all."""
+    for shard in manifest.shards:
+        if place >= shard.pairs:
+            place -= shard.pairs
+            continue
+        for index, pairs in enumerate(shard.block_pairs):
+            if place < pairs:
+                return shard, index, place
+            place -= pairs
+    raise ValueError("the place lies beyond the shards' pairs")

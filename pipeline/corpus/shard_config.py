@@ -1,0 +1,93 @@
+"""The settings of `bertpipe shard`, and what they may be.
+
+In: what the user asks for. Out: a `ShardConfig` that is possible. What always holds: an impossible value is
+refused before anything is read; `settings` names all that decides the shards beside what they are made from.
+
+Example:
+    ShardConfig(corpus=("corpus/",), output="SHARDS", vocab="VOCAB", workers=4)
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline import storage
+from pipeline.corpus.readers import ReadOptions
+from pipeline.corpus.sentences import check_language
+from pipeline.corpus.shards import LONGEST_SEQUENCE
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """What shards to make, of which text."""
+
+    corpus: tuple[str, ...]
+    """Files, folders, globs or URIs."""
+
+    output: str
+    """The folder to write; new, empty, or one that this command began."""
+
+    vocab: str | None = None
+    """The vocabulary's folder; None: train one on the same corpus into `output/vocab`."""
+
+    vocab_size: int = 30522
+    """Tokens of the vocabulary to be trained; not used where one is given."""
+
+    cased: bool | None = None
+    """Whether upper case and accents count; None: as the vocabulary says, uncased where it doesn't."""
+
+    max_seq_length: int = 128
+    """Tokens of the longest sequence, its three special tokens included."""
+
+    short_seq_prob: float = 0.1
+    """Share of documents cut into shorter sequences, of uniformly drawn target length."""
+
+    shards: int | None = None
+    """Training shards wanted; None: one for each 16 MB of text. Fewer where one would have under 64
+    documents."""
+
+    workers: int | None = None
+    """Processes; None: one a core, as far as each has 4 MB of files to read. Decides no byte."""
+
+    validation_fraction: float = 0.01
+    """Share of documents held out; at least 64 of them where that is no more than a tenth. 0: none."""
+
+    seed: int = 1
+    """Of all that is drawn."""
+
+    language: str = "en"
+    """Whose rules end a sentence (ISO 639-1), where sentences are not given line by line."""
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    """How the corpus's files are to be understood."""
+
+    def __post_init__(self) -> None:
+        if not self.output:
+            raise InputError("output is empty; name the folder to write")
+        if not 8 <= self.max_seq_length <= LONGEST_SEQUENCE:
+            raise InputError(
+                f"max_seq_length is {self.max_seq_length} tokens; it must be 8 to {LONGEST_SEQUENCE}"
+            )
+        if not 0 <= self.short_seq_prob <= 1:
+            raise InputError(f"short_seq_prob is {self.short_seq_prob}; it must be 0 to 1")
+        if not 0 <= self.validation_fraction <= 0.5:
+            raise InputError(f"validation_fraction is {self.validation_fraction}; it must be 0 to 0.5")
+        for name in ("shards", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; it must be 1 or more")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; it must be 0 or more")
+        if storage.is_uri(self.output):
+            raise InputError(
+                f"{self.output}: shards are written to a local folder; copy them there afterwards"
+            )
+        check_language(self.language)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the shards beside the corpus's and the vocabulary's content."""
+        apart = ("corpus", "output", "vocab", "vocab_size", "cased", "workers", "read")
+        chosen = {name: value for name, value in asdict(self).items() if name not in apart}
+        trained = {"size": self.vocab_size, "cased": bool(self.cased)} if self.vocab is None else None
+        return chosen | asdict(self.read) | {"trained_vocabulary": trained}

@@ -1,0 +1,110 @@
+"""Spills: what map hands to reduce, each document once, whatever came how often."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.corpus import spills
+from pipeline.corpus.census import take_census
+from pipeline.corpus.pairs import starts_of
+from pipeline.corpus.spills import HASHES, Run, SpillWriter, Tokenised, read_hashes, read_partition
+
+Document = tuple[int, list[list[int]]]  # its hash, its sentences' tokens
+
+
+def tokenised(documents: list[Document]) -> Tokenised:
+    sentences = [sentence for _, document in documents for sentence in document]
+    return Tokenised(
+        high=np.array([high for high, _ in documents], np.uint64),
+        low=np.array([high + 1 for high, _ in documents], np.uint64),
+        sentence_counts=np.array([len(document) for _, document in documents]),
+        sentence_lengths=np.array([len(sentence) for sentence in sentences], np.uint32),
+        tokens=np.array([token for sentence in sentences for token in sentence], np.uint16),
+    )
+
+
+def spilled(folder: Path, parts: list[list[Document]]) -> list[Run]:
+    """Each part as a run of its own."""
+    runs: list[Run] = []
+    for index, part in enumerate(parts):
+        writer = SpillWriter(str(folder), f"spill-{index}")
+        for document in part:
+            writer.add(tokenised([document]))
+        runs += writer.finish()
+    return runs
+
+
+def everything(folder: Path, runs: list[Run]) -> list[Document]:
+    partition = read_partition(str(folder), runs, (0, HASHES), lambda high: high >= 0)
+    found = []
+    for index, high in enumerate(partition.document_hashes.tolist()):
+        first, last = partition.document_offsets[index : index + 2]
+        bounds = partition.sentence_offsets[first : last + 1].tolist()
+        sentences = [partition.tokens[start:stop].tolist() for start, stop in pairwise(bounds)]
+        found.append((high, sentences))
+    return found
+
+
+ONE: Document = (900, [[1, 2], [3]])
+TWO: Document = (5, [[4, 5, 6]])
+THREE: Document = (1 << 63, [[7], [8], [9, 10]])
+
+
+def test_a_run_holds_each_document_once_and_counts_all_that_came(tmp_path: Path) -> None:
+    (run,) = spilled(tmp_path, [[ONE, TWO, ONE, ONE, TWO]])
+    assert (run.documents, run.distinct) == (5, 2)
+    assert read_hashes(str(tmp_path), [run], (0, HASHES))[0].tolist() == [5, 900]
+    census = take_census(str(tmp_path), [run], validation_fraction=0.0, seed=1)
+    assert (census.documents, census.duplicates) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [[ONE, TWO, THREE]],
+        [[THREE], [TWO], [ONE]],
+        [[ONE, TWO, ONE], [THREE, ONE, TWO], [TWO]],
+        [[ONE, TWO, THREE]] * 5,
+    ],
+)
+def test_runs_together_give_each_document_once_in_the_order_of_hashes(
+    tmp_path: Path, parts: list[list[Document]]
+) -> None:
+    assert everything(tmp_path, spilled(tmp_path, parts)) == [TWO, ONE, THREE]
+
+
+def test_which_copy_stays_is_decided_by_content_within_a_run_as_across_runs(tmp_path: Path) -> None:
+    copies: list[Document] = [(900, [[1, 2], [3]]), (900, [[1], [2, 3]]), (900, [[1, 2, 3]])]
+    kept = []
+    for name, parts in (("a", [copies]), ("b", [copies[::-1]]), ("c", [[copy] for copy in copies])):
+        (tmp_path / name).mkdir()
+        kept.append(everything(tmp_path / name, spilled(tmp_path / name, parts)))
+    assert kept[0] == kept[1] == kept[2]
+    assert len(kept[0]) == 1
+
+
+def test_of_documents_in_many_runs_one_copy_is_gathered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = spilled(tmp_path, [[ONE, THREE]] * 20)
+    gathered = 0
+    gather = spills.gather
+
+    def counted(flat: Any, starts: Any, stops: Any) -> Any:
+        nonlocal gathered
+        gathered += int((stops - starts).sum())
+        return gather(flat, starts, stops)
+
+    monkeypatch.setattr(spills, "gather", counted)
+    assert everything(tmp_path, runs) == [ONE, THREE]
+    # Sentences' lengths (5) and tokens (7), once from the runs and once into order.
+    assert gathered == 2 * (5 + 7)
+
+
+def test_no_documents_give_an_empty_partition(tmp_path: Path) -> None:
+    partition = read_partition(str(tmp_path), [], (0, HASHES), lambda high: high >= 0)
+    assert len(partition) == len(partition.tokens) == 0
+    assert partition.document_offsets.tolist() == starts_of(np.zeros(0)).tolist() == [0]
