@@ -44,6 +44,8 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="bertpipe")
+# What the deepspeed launcher adds; the environment says the same.
+@click.option("--local_rank", type=int, hidden=True, expose_value=False)
 def main() -> None:
     """Your own text to your own BERT.
 

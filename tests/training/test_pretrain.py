@@ -184,15 +184,21 @@ def test_zero_stages_ranks_and_accumulation_agree(
         assert found == pytest.approx(norms[0, 1, 16], rel=1e-4)
 
 
-def test_ranks_of_torchrun_are_joined(recipe: dict[str, Any], write_recipe: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"),
+        ("deepspeed.launcher.runner", "--num_gpus", "2", "--module"),
+    ],
+    ids=["torchrun", "deepspeed"],
+)
+def test_ranks_that_a_launcher_started_are_joined(
+    recipe: dict[str, Any], write_recipe: Any, launcher: tuple[str, ...]
+) -> None:
     recipe["phases"][0] |= {"steps": 2, "warmup_steps": 1}
-    path = write_recipe(recipe)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "pipeline.cli", "pretrain", str(path)],
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", *launcher, "pipeline.cli", "pretrain", str(write_recipe(recipe))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert read_checkpoint(Path(recipe["run"]) / "checkpoints" / "latest").world_size == 2
 
 
