@@ -131,7 +131,7 @@ def _title(stage: str, what: str) -> None:
 
 
 def _schedule(steps: int) -> list[str]:
-    every = max(1, steps // 3)
+    every = -(-steps // 3)
     return [
         f"phases.0.steps={steps}",
         f"phases.0.warmup_steps={steps // 10}",
