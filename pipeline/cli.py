@@ -148,31 +148,27 @@ def inspect(shards: str, pairs: int, vocab: str | None, verify: bool, as_json: b
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--ranks", type=int, help="Processes to start here (default: one a GPU, else 1).")
-def pretrain(recipe: str, overrides: tuple[str, ...], ranks: int | None) -> None:
+@click.option("--trust-checkpoint", is_flag=True, help="Resume from a checkpoint that another user owns.")
+def pretrain(recipe: str, overrides: tuple[str, ...], ranks: int | None, trust_checkpoint: bool) -> None:
     """Train, or resume, the run that RECIPE describes; KEY=VALUE overrides by dotted key.
 
     Under torchrun, deepspeed or srun it joins the ranks that they started.
     """
     from pipeline.training.pretrain import run
 
-    run(recipe, overrides, ranks)
+    run(recipe, overrides, ranks, trusted=trust_checkpoint)
 
 
 @main.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--shards", required=True, help="The shard folder whose held-out pairs are looked at.")
 @click.option("--sequences", type=int, help="How many held-out pairs (default: all).")
-@click.option("--trust-checkpoint", is_flag=True, help="Load a checkpoint that another user owns.")
 @click.option("--json", "as_json", is_flag=True, help="For a machine.")
-def evaluate(
-    checkpoint: Path, shards: str, sequences: int | None, trust_checkpoint: bool, as_json: bool
-) -> None:
+def evaluate(checkpoint: Path, shards: str, sequences: int | None, as_json: bool) -> None:
     """Held-out MLM and NSP loss and accuracy of CHECKPOINT, beside the unigram baseline."""
     from pipeline.training.evaluate import EvaluateConfig, describe, run
 
-    result = run(
-        EvaluateConfig(checkpoint=checkpoint, shards=shards, sequences=sequences, trusted=trust_checkpoint)
-    )
+    result = run(EvaluateConfig(checkpoint=checkpoint, shards=shards, sequences=sequences))
     click.echo(json.dumps(result, indent=1) if as_json else describe(result))
 
 
@@ -181,12 +177,11 @@ def evaluate(
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="The model folder to make."
 )
-@click.option("--trust-checkpoint", is_flag=True, help="Load a checkpoint that another user owns.")
-def convert(checkpoint: Path, output: Path, trust_checkpoint: bool) -> None:
+def convert(checkpoint: Path, output: Path) -> None:
     """CHECKPOINT to a Hugging Face model folder, proved by logits."""
     from pipeline.release.convert import ConvertConfig, run
 
-    proof = run(ConvertConfig(checkpoint=checkpoint, output=output, trusted=trust_checkpoint))
+    proof = run(ConvertConfig(checkpoint=checkpoint, output=output))
     click.echo(
         f"{output}: {proof.parameters:,} parameters; transformers' logits differ from the engine's by at "
         f"most {proof.largest_difference:.1e}"

@@ -25,8 +25,9 @@ from pipeline.errors import InputError
 
 # What a list of alternatives offers today; each grows with the code behind it.
 OBJECTIVES = ("mlm+nsp",)
-PRECISIONS = ("fp32",)
-OPTIMIZERS = ("adamw",)
+PRECISIONS = ("fp32", "bf16", "fp16")
+OPTIMIZERS = ("adamw", "bert_adam")
+ACTIVATION_CHECKPOINTING = ("none", "full")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class Phase:
     learning_rate: the peak, reached after `warmup_steps` steps of linear warm-up
     final_learning_rate: where the linear decay ends, at the phase's last step
     warmup_steps: steps
+    optimizer: `adamw`, or `bert_adam`, the published code's Adam without bias correction; a phase with another
+        one than the phase before begins with fresh optimizer state
     """
 
     shards: str
@@ -78,7 +81,7 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """AdamW's constants (Devlin et al. 2018 §A.2: β₁ 0.9, β₂ 0.999, weight decay 0.01)."""
+    """Adam's constants, for both its forms (Devlin et al. 2018 §A.2: β₁ 0.9, β₂ 0.999, weight decay 0.01)."""
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -161,7 +164,10 @@ class Recipe:
 
     run: the run folder; a rerun of the same command resumes it
     model: `preset` and any field of `model.config.ModelConfig`
-    deepspeed: a file of deepspeed_configs/ (its name without .json) or a path: ZeRO and communication only
+    precision: `fp32`, or `bf16` / `fp16` (CUDA only) with fp32 optimizer state, at ZeRO stage 1 or more
+    deepspeed: a file of deepspeed_configs/ (its name without .json) or a path: ZeRO, offload, communication only
+    activation_checkpointing: `full` computes each layer again for the backward pass instead of keeping its
+        activations: the same results, less memory, a third more arithmetic
     gradient_clipping: the largest global norm of a step's gradient
     lanes: equal runs that an epoch is cut into; divides every global batch, and the ranks divide it
         (default: the largest common divisor up to 64)
@@ -175,6 +181,7 @@ class Recipe:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     precision: str = "fp32"
     deepspeed: str = "zero1"
+    activation_checkpointing: str = "none"
     adamw: AdamW = field(default_factory=AdamW)
     gradient_clipping: float = 1.0
     lanes: int | None = None
@@ -191,6 +198,7 @@ class Recipe:
         _at_least("seed", self.seed, 0)
         _one_of("objective", self.objective, OBJECTIVES)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("activation_checkpointing", self.activation_checkpointing, ACTIVATION_CHECKPOINTING)
         if not 0 < self.gradient_clipping < math.inf:
             raise InputError(f"gradient_clipping is {self.gradient_clipping}; it must be above 0")
         config = self.model_config(vocab_size=1 << 15)
@@ -218,6 +226,15 @@ class Recipe:
     def steps(self) -> int:
         """The run's steps over all phases."""
         return sum(phase.steps for phase in self.phases)
+
+    def phase_of(self, step: int) -> int:
+        """The index of the phase that step `step` (from 0) belongs to; the last one's where the run is over."""
+        first = 0
+        for index, phase in enumerate(self.phases):
+            first += phase.steps
+            if step < first:
+                return index
+        return len(self.phases) - 1
 
     def model_config(self, vocab_size: int) -> ModelConfig:
         """The network's configuration for a vocabulary of `vocab_size`."""

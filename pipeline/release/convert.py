@@ -45,11 +45,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """What `bertpipe convert` is asked; `trusted`: load DeepSpeed's pickles although another user owns them."""
+    """What `bertpipe convert` is asked."""
 
     checkpoint: Path
     output: Path
-    trusted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ def run(config: ConvertConfig) -> Proof:
     if storage.is_uri(str(config.output)) or ":/" in str(config.output):
         raise InputError(f"{config.output} is a URI; convert to a local folder and copy it there")
     info = read_checkpoint(config.checkpoint)
-    network = load_network(config.checkpoint, info, trusted=config.trusted)
+    network = load_network(config.checkpoint, info)
     vocabulary = load_vocabulary(str(config.checkpoint / VOCABULARY))
     if vocabulary.hash != info.vocabulary["hash"]:
         raise RunFailed(

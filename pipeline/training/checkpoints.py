@@ -1,10 +1,11 @@
 """Checkpoints: what they hold, which one is whole, and the network inside (`saving` writes them).
 
 In: `RUN/checkpoints/step-00000100/` with
-    checkpoint.json    step, counts, recipe, lineage, and every file's size and hash
-    engine/            DeepSpeed's own files
-    probe.safetensors  the engine's logits on a fixed input (law 9)
-    vocab/             the vocabulary
+    checkpoint.json      step, counts, recipe, lineage, and every file's size and hash
+    weights.safetensors  the network in fp32, whatever stage and precision trained it
+    probe.safetensors    the engine's logits on a fixed input (law 9)
+    vocab/               the vocabulary
+    engine/              DeepSpeed's own files, which a resumed run continues from
 and `RUN/checkpoints/latest`, a link to the newest. What always holds: a folder without a leading dot is
 whole; `latest` never points at nothing; a damaged checkpoint is found before training goes on, and the one
 before it is used, said aloud.
@@ -23,7 +24,7 @@ from model.config import ModelConfig
 from pipeline import storage
 from pipeline.errors import InputError, RunFailed
 from pipeline.progress import say
-from pipeline.training.engine import TAG, read_weights
+from pipeline.training.engine import TAG
 from pipeline.training.probe import probe_logits
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 FOLDER = "checkpoints"
 LATEST = "latest"
 INFO = "checkpoint.json"
+WEIGHTS = "weights.safetensors"
 PROBE = "probe.safetensors"
 VOCABULARY = "vocab"
 # Law 9: the largest difference of two fp32 logits that still counts as the same network.
@@ -167,15 +169,18 @@ def refuse_foreign(folder: Path, *, trusted: bool) -> None:
             )
 
 
-def load_network(folder: Path, info: CheckpointInfo, *, trusted: bool) -> "BertForPretraining":
+def read_weights(folder: Path) -> dict[str, "torch.Tensor"]:
+    """The fp32 weights of a checkpoint of any stage and precision, by the network's names."""
+    return _read_tensors(folder / WEIGHTS)
+
+
+def load_network(folder: Path, info: CheckpointInfo) -> "BertForPretraining":
     """The checkpoint's network in fp32 on the CPU, dropout off, proved to answer as the engine did (law 9).
 
-    Raises InputError where the files belong to another user and are not `trusted`, RunFailed where they are
-    damaged or give other logits than the engine that wrote them.
+    Raises RunFailed where the files are damaged or give other logits than the engine that wrote them.
     """
     from model.bert import BertForPretraining
 
-    refuse_foreign(folder, trusted=trusted)
     check_files(folder, info)
     config = ModelConfig(**info.model)
     network = BertForPretraining(config)
@@ -192,10 +197,18 @@ def load_network(folder: Path, info: CheckpointInfo, *, trusted: bool) -> "BertF
 
 def read_probe(folder: Path) -> dict[str, "torch.Tensor"]:
     """The logits that the engine gave when the checkpoint was written."""
+    return _read_tensors(folder / PROBE)
+
+
+def _read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    answers: dict[str, torch.Tensor] = load_file(folder / PROBE)
-    return answers
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise RunFailed(f"cannot read {path}: {error}; use another checkpoint") from error
+    return tensors
 
 
 def largest_difference(ours: dict[str, "torch.Tensor"], theirs: dict[str, "torch.Tensor"]) -> float:

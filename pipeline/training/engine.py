@@ -6,21 +6,19 @@ nothing is compiled at start (`deepspeed_shm_comm` and JSON optimizers would be)
 the ranks (law 5), so the loss handed to `backward` is already divided by the global batch.
 
 Example:
-    engine = Engine(network, optimizer, settings, world)
-    engine.backward(loss, last=True); norm = engine.step()
+    engine = Engine(network, optimizer, settings, precision="bf16", micro_batch=32, accumulation=4, …)
+    engine.backward(loss, last=True); norm = engine.step(learning_rate=1e-4)
 """
 
-import io
-import json
+import gc
 import logging
 import os
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError, RunFailed
-from pipeline.shipped import shipped_file
+from pipeline.errors import RunFailed
+from pipeline.training.settings import ZeroSettings
 from pipeline.training.world import World, device_of, local_devices
 
 if TYPE_CHECKING:
@@ -28,58 +26,6 @@ if TYPE_CHECKING:
 
 # The folder of DeepSpeed's files inside a checkpoint.
 TAG = "engine"
-# What a JSON may say: ZeRO, offload, communication, and DeepSpeed's own measuring. The rest is the recipe's, and
-# a JSON that set it too would contradict it in silence.
-_ALLOWED = (
-    "zero_optimization",
-    "zero_allow_untested_optimizer",
-    "zero_force_ds_cpu_optimizer",
-    "aio",
-    "communication_data_type",
-    "prescale_gradients",
-    "gradient_predivide_factor",
-    "comms_logger",
-    "wall_clock_breakdown",
-    "memory_breakdown",
-    "flops_profiler",
-)
-STAGES = (0, 1)
-
-
-def read_settings(name: str) -> dict[str, Any]:
-    """The DeepSpeed JSON that a recipe's `deepspeed` names: a path, or a file of deepspeed_configs/.
-
-    Raises InputError where it is missing, is no JSON, or sets what the recipe decides.
-    """
-    path = Path(name)
-    if path.suffix != ".json":
-        path = shipped_file(f"deepspeed_configs/{name}.json", what="deepspeed")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"deepspeed: {path} does not exist; name a file of deepspeed_configs/ or a path"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"deepspeed: {path} is no JSON: {error}") from error
-    if not isinstance(settings, dict) or not isinstance(settings.get("zero_optimization", {}), dict):
-        raise InputError(f"deepspeed: {path} must hold keys, and so must its zero_optimization")
-    for key in settings:
-        if key not in _ALLOWED:
-            raise InputError(
-                f"deepspeed: {path} sets {key!r}; the recipe decides it, or nothing does: a JSON holds ZeRO, "
-                "offload and communication only"
-            )
-    stage = settings.get("zero_optimization", {}).get("stage", 0)
-    if stage not in STAGES or isinstance(stage, bool):
-        known = " and ".join(map(str, STAGES))
-        raise InputError(f"deepspeed: {path} asks for ZeRO stage {stage}; this version trains with {known}")
-    return dict(settings)
-
-
-def zero_stage(settings: dict[str, Any]) -> int:
-    """The ZeRO stage of a DeepSpeed JSON."""
-    return int(settings.get("zero_optimization", {}).get("stage", 0))
 
 
 def join_world(world: World) -> None:
@@ -93,7 +39,7 @@ def join_world(world: World) -> None:
     # init_distributed would compile this op for 40 s; only inference uses it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if local_devices():
-        torch.cuda.set_device(world.local_rank)
+        torch.cuda.set_device(device_of(world))
     try:
         deepspeed.init_distributed(dist_backend="nccl" if local_devices() else "gloo", verbose=False)
     except RuntimeError as error:
@@ -121,31 +67,34 @@ def leave_world() -> None:
 
 
 class Engine:
-    """A network under DeepSpeed."""
+    """A network under DeepSpeed.
+
+    micro_batch: sequences a rank computes at once
+    accumulation: micro-batches a step on each rank, at most; `last=` tells where a step's last one is
+    """
 
     def __init__(
         self,
         network: "torch.nn.Module",
         optimizer: "torch.optim.Optimizer",
-        settings: dict[str, Any],
+        settings: ZeroSettings,
         *,
+        precision: str,
         micro_batch: int,
+        accumulation: int,
         gradient_clipping: float,
         world: World,
     ) -> None:
         import deepspeed
 
         self._world = world
-        self._clipping = gradient_clipping
-        self.stage = zero_stage(settings)
-        config = settings | {
-            # Accumulation is told step by step (`last=`), so the phases may differ in it.
-            "train_micro_batch_size_per_gpu": micro_batch,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": gradient_clipping,
-            # The engine's own progress lines; ours say more.
-            "steps_per_print": 1 << 60,
-        }
+        self.stage, self.precision = settings.stage, precision
+        config = settings.configuration(
+            precision=precision,
+            micro_batch=micro_batch,
+            accumulation=accumulation,
+            gradient_clipping=gradient_clipping,
+        )
         self._engine, *_ = deepspeed.initialize(
             model=network.to(device_of(world)), optimizer=optimizer, config=config, dist_init_required=False
         )
@@ -160,6 +109,11 @@ class Engine:
         """The torch device of this rank."""
         return device_of(self._world)
 
+    @property
+    def whole_network(self) -> Any:
+        """The network itself where each rank holds all of it in fp32; else None (ZeRO 3, half precisions)."""
+        return self._engine.module if self.stage < 3 and self.precision == "fp32" else None
+
     def backward(self, loss: "torch.Tensor", *, last: bool) -> None:
         """Add the gradient of this rank's part of the step's loss; `last` closes the step's accumulation.
 
@@ -169,11 +123,16 @@ class Engine:
         self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update the weights, forget the gradient. Returns the gradient's global norm before clipping."""
+        """Clip, update the weights, forget the gradient. Returns the gradient's global norm before clipping.
+
+        0 where fp16's loss scaling found an overflow: the update is left out and the scale lowered.
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = self._own_norm() if self.stage == 0 else None
         self._engine.step()
+        if self.precision == "fp16" and getattr(self._engine.optimizer, "overflow", False):
+            return 0.0
         if norm is None:
             norm = self._engine.get_global_grad_norm()
         return float(norm)
@@ -184,6 +143,28 @@ class Engine:
 
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
+
+    def fp32_weights(self) -> dict[str, "torch.Tensor"]:
+        """The weights as the optimizer keeps them, in fp32 on the CPU, by the network's names.
+
+        Every rank calls it, at any stage and precision; the first gets them, the others nothing.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weights = {}
+        for name, parameter in self._engine.module.named_parameters():
+            whole = (
+                parameter.detach() if self.whole_network is not None else safe_get_full_fp32_param(parameter)
+            )
+            if self._world.is_first:
+                weights[name] = whole.cpu().clone()
+        return weights
+
+    def close(self) -> None:
+        """Let go of the network and the optimizer's state, so that another engine has room."""
+        self._engine.destroy()
+        del self._engine
+        gc.collect()
 
     def save(self, folder: Path) -> None:
         """Write this engine's state under `folder/engine`; every rank calls it."""
@@ -198,21 +179,8 @@ class Engine:
             )
 
 
-def read_weights(folder: Path) -> dict[str, "torch.Tensor"]:
-    """The fp32 weights of a checkpoint of any ZeRO stage, by the network's names.
+def deepspeed_cpu_adam() -> Any:
+    """DeepSpeed's Adam for state that lies in host memory; a compiled op (see `ops`)."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-    DeepSpeed's files are pickles: the caller has made sure that they may be trusted.
-    """
-    import torch
-
-    if any((folder / TAG).glob("*zero_pp_rank_*_optim_states.pt")):
-        _hush()
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-        # It prints its progress to standard output, which is for results.
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
-    else:
-        path = folder / TAG / "mp_rank_00_model_states.pt"
-        state = torch.load(path, map_location="cpu", weights_only=False)["module"]
-    return {name: tensor.float() for name, tensor in state.items()}
+    return DeepSpeedCPUAdam

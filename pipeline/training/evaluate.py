@@ -37,13 +37,11 @@ class EvaluateConfig:
     """What `bertpipe evaluate` is asked.
 
     sequences: held-out pairs to look at; None for all
-    trusted: load DeepSpeed's pickles although another user owns them
     """
 
     checkpoint: Path
     shards: str
     sequences: int | None = None
-    trusted: bool = False
 
     def __post_init__(self) -> None:
         if self.sequences is not None and self.sequences < 1:
@@ -78,7 +76,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         special=SpecialIds.of(vocabulary),
         seed=recipe.seed,
     )
-    network = checkpoints.load_network(config.checkpoint, info, trusted=config.trusted)
+    network = checkpoints.load_network(config.checkpoint, info)
     device = "cuda" if local_devices() else "cpu"
     counted = LabelCounts(vocabulary.size)
     result = evaluate(network.to(device), counted.of(micro_batches), device)

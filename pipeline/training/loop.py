@@ -24,6 +24,7 @@ from pipeline.training.plan import Plan
 from pipeline.training.saving import save_checkpoint
 from pipeline.training.schedule import learning_rate
 from pipeline.training.signals import StopRequest
+from pipeline.training.start import start
 from pipeline.training.step import StepSums, Turn, train_step, turns
 from pipeline.training.tracking import Tracker
 from pipeline.training.world import World
@@ -32,16 +33,16 @@ from pipeline.training.world import World
 class Training:
     """One rank's training of a plan."""
 
-    def __init__(self, plan: Plan, world: World, engine: Engine, checkpoint: Path | None) -> None:
-        self._plan, self._world, self._engine = plan, world, engine
+    def __init__(self, plan: Plan, world: World, checkpoint: Path | None) -> None:
+        self._plan, self._world = plan, world
+        self._engine: Engine = start(plan, world, checkpoint)
         self.step = self._saved = self._samples = self._tokens = 0
         self._held_out_figures: dict[str, float] = {}
         if checkpoint is not None:
             info = read_checkpoint(checkpoint)
-            engine.load(checkpoint)
             self.step = self._saved = info.step
             self._samples, self._tokens, self._held_out_figures = info.samples, info.tokens, info.held_out
-        self._matrix_rate = matrix_rate(engine.device)
+        self._matrix_rate = matrix_rate(self._engine.device, plan.recipe.precision)
 
     def run(self, log: Log, tracker: Tracker, request: StopRequest) -> None:
         """Train to the last step; raises Stopped after a stop signal, its checkpoint written."""
@@ -68,11 +69,18 @@ class Training:
                     if self._is_due(recipe.checkpoint.every):
                         self._save(log)
                     marked = time.perf_counter()
+            if self._plan.switches_optimizer(self.step):
+                self._restart()
         display.say(f"step {self.step} of {recipe.steps}: {Path(recipe.run) / FOLDER / LATEST}")
 
+    def _restart(self) -> None:
+        """Go on with the next phase's optimizer, by way of the checkpoint just written."""
+        self._engine.close()
+        self._engine = start(self._plan, self._world, checkpoint_at(Path(self._plan.recipe.run), self.step))
+
     def _is_due(self, every: int) -> bool:
-        """Whether what is done every so many steps (0: never) is done now; the last step always counts."""
-        return bool(every) and (self.step % every == 0 or self.step == self._plan.recipe.steps)
+        """Whether what is done every so many steps (0: never) is done now; a phase's last step always counts."""
+        return bool(every) and (self.step % every == 0 or self._plan.ends_phase(self.step))
 
     def _train(self, index: int, turn: Turn) -> StepSums:
         phase = self._plan.recipe.phases[index]
@@ -122,6 +130,8 @@ class Training:
             "tokens_per_second": sums.tokens / seconds,
             "mfu": sums.flops / seconds / (self._matrix_rate * ranks),
             "data_wait_share": min(1.0, sums.wait_seconds / ranks / seconds),
+            # Seconds since 1970: a step that a tracking server gets late still lands at its time.
+            "time": round(time.time(), 3),
         }
 
     def _evaluate(self, index: int) -> dict[str, float]:

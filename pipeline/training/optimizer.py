@@ -1,11 +1,11 @@
 """The optimizer object that DeepSpeed is handed.
 
-In: a network and AdamW's constants. Out: `torch.optim.AdamW` in two groups. What always holds: biases and
-LayerNorm are not decayed, as in the published training; DeepSpeed's own JSON optimizers are not used (they
-compile for 80–90 s on a CPU).
+In: a network, the optimizer's name and Adam's constants. Out: an optimizer in two groups. What always holds:
+biases and LayerNorm are not decayed, as in the published training; each works element by element, so ZeRO may
+cut its tensors anywhere; nothing is compiled, unless the JSON asks for DeepSpeed's own CPU Adam.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.recipe import AdamW
 
@@ -14,25 +14,36 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(
-    network: "torch.nn.Module", constants: AdamW, learning_rate: float
+    name: str, network: "torch.nn.Module", constants: AdamW, *, cpu_adam: bool = False
 ) -> "torch.optim.Optimizer":
-    """AdamW over `network`, decaying matrices and embeddings only."""
+    """The optimizer `name` over `network`, decaying matrices and embeddings only.
+
+    cpu_adam: take DeepSpeed's compiled Adam for offloaded state in place of torch's
+    """
     import torch
+
+    from pipeline.training.bert_adam import BertAdam
+    from pipeline.training.engine import deepspeed_cpu_adam
 
     decayed: list[torch.nn.Parameter] = []
     kept: list[torch.nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        (kept if is_kept(name, parameter) else decayed).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": constants.weight_decay},
-            {"params": kept, "weight_decay": 0.0},
-        ],
-        lr=learning_rate,
-        betas=(constants.beta1, constants.beta2),
-        eps=constants.epsilon,
-        fused=True,
-    )
+    for parameter_name, parameter in network.named_parameters():
+        (kept if is_kept(parameter_name, parameter) else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": constants.weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
+    # The rate is set before each step; see `schedule`.
+    common: dict[str, Any] = {
+        "lr": 0.0,
+        "betas": (constants.beta1, constants.beta2),
+        "eps": constants.epsilon,
+    }
+    if name == "bert_adam":
+        return BertAdam(groups, **common)
+    if cpu_adam:
+        return deepspeed_cpu_adam()(groups, adamw_mode=True, **common)
+    return torch.optim.AdamW(groups, fused=True, **common)
 
 
 def is_kept(name: str, parameter: "torch.nn.Parameter") -> bool:

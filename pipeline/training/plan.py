@@ -6,7 +6,6 @@ configuration, and the loaders of each phase. What always holds: a plan that exi
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from model.config import ModelConfig
 from pipeline.batches.held_out import held_out_micro_batches
@@ -17,9 +16,11 @@ from pipeline.corpus.shards import Manifest, read_manifest
 from pipeline.corpus.vocabulary import Vocabulary
 from pipeline.recipe import Recipe
 from pipeline.training import preflight
-from pipeline.training.engine import read_settings, zero_stage
-from pipeline.training.run_folder import check_folder
-from pipeline.training.world import World
+from pipeline.training.ops import check_ops
+from pipeline.training.room import refuse_what_does_not_fit
+from pipeline.training.run_folder import check_folder, with_known_lanes
+from pipeline.training.settings import ZeroSettings, check_precision, read_settings
+from pipeline.training.world import World, local_devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,22 @@ class Plan:
     recipe: Recipe
     manifests: tuple[Manifest, ...]
     vocabulary: Vocabulary
-    settings: dict[str, Any]
+    settings: ZeroSettings
     model: ModelConfig
 
     def first_step(self, index: int) -> int:
         """Steps of the phases before phase `index`."""
         return sum(phase.steps for phase in self.recipe.phases[:index])
+
+    def ends_phase(self, step: int) -> bool:
+        """Whether step `step` (counted from 1) is the last of a phase."""
+        return any(step == self.first_step(index + 1) for index in range(len(self.recipe.phases)))
+
+    def switches_optimizer(self, step: int) -> bool:
+        """Whether the step after `step` (counted from 1) takes another optimizer than `step` itself."""
+        phases = self.recipe.phases
+        before, after = phases[self.recipe.phase_of(step - 1)], phases[self.recipe.phase_of(step)]
+        return before.optimizer != after.optimizer
 
     def loader(self, index: int, step: int, world: World) -> TrainLoader:
         """This rank's steps of phase `index`, from the run's `step` on (at its first, where that lies before)."""
@@ -79,10 +90,14 @@ def make_plan(recipe: Recipe, ranks: int) -> Plan:
 
     Raises InputError naming value and remedy.
     """
+    recipe = with_known_lanes(recipe)
+    settings = read_settings(recipe.deepspeed)
+    check_precision(settings, recipe.precision, local_devices())
     manifests = tuple(read_manifest(phase.shards) for phase in recipe.phases)
     preflight.check(recipe, manifests, ranks)
-    settings = read_settings(recipe.deepspeed)
-    check_folder(recipe, manifests, ranks, zero_stage(settings))
+    check_folder(recipe, manifests, ranks, settings.stage)
     vocabulary = preflight.vocabulary_of(recipe.phases[0].shards, manifests[0])
     model = recipe.model_config(vocabulary.size)
+    check_ops(settings)
+    refuse_what_does_not_fit(recipe, model, settings, ranks)
     return Plan(recipe=recipe, manifests=manifests, vocabulary=vocabulary, settings=settings, model=model)

@@ -4,6 +4,7 @@ In: a recipe, the manifests of its phases, the number of ranks. Out: nothing, or
 values and the remedy. What always holds: it reads manifests only, so it takes no time and no device.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,20 +65,29 @@ def vocabulary_of(shards: str, manifest: Manifest) -> Vocabulary:
 
 
 # What may change between two starts of one run: nothing that decides what is learned.
-_FREE = ("run", "checkpoint", "evaluate", "tracking", "loader")
+_FREE = ("run", "checkpoint", "evaluate", "tracking", "loader", "activation_checkpointing")
 
 
 def check_resume(
     run: Path, recipe: Recipe, known: Recipe, shards: Sequence[str], known_shards: Sequence[str]
 ) -> None:
-    """Raise InputError where a run folder was begun by another recipe or on other shards."""
-    here, there = _bound(recipe), _bound(known)
+    """Raise InputError where a run folder was begun by another recipe or on other shards.
+
+    Phases may have been added behind those that are known.
+    """
+    if len(recipe.phases) < len(known.phases):
+        raise InputError(
+            f"{run} was begun with {len(known.phases)} phases, the recipe has {len(recipe.phases)}; phases can be "
+            "added, not taken away"
+        )
+    here = _bound(dataclasses.replace(recipe, phases=recipe.phases[: len(known.phases)]))
+    there = _bound(known)
     if here != there:
         lines = lineage.difference(here, there)
         raise InputError(
             f"{run} was begun with another recipe ({'; '.join(lines[:3])}); choose another run folder"
         )
-    for index, (mine, other) in enumerate(zip(shards, known_shards, strict=True)):
+    for index, (mine, other) in enumerate(zip(shards, known_shards, strict=False)):
         if mine != other:
             raise InputError(
                 f"phases.{index}: {recipe.phases[index].shards} now has hash {mine}, {run} was begun on {other}; "

@@ -13,17 +13,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import counter_random
 from pipeline.errors import Echo, InputError, RunFailed
 from pipeline.processes import die_with_parent
 from pipeline.progress import say
 from pipeline.recipe import read_recipe
-from pipeline.training.checkpoints import newest_whole
-from pipeline.training.engine import Engine, join_world, leave_world
+from pipeline.training.checkpoints import newest_whole, refuse_foreign
+from pipeline.training.engine import join_world, leave_world
 from pipeline.training.launch import PARENT, launch
 from pipeline.training.loop import Training, checkpoint_at
 from pipeline.training.metrics import open_log
-from pipeline.training.optimizer import make_optimizer
 from pipeline.training.plan import Plan, make_plan
 from pipeline.training.run_folder import RECIPE, VOCABULARY, open_folder
 from pipeline.training.signals import watching
@@ -39,11 +37,11 @@ from pipeline.training.world import (
     sum_over_ranks,
 )
 
-_WEIGHTS = int.from_bytes(b"weights")
 
-
-def run(path: str, overrides: Sequence[str], ranks: int | None) -> None:
+def run(path: str, overrides: Sequence[str], ranks: int | None, *, trusted: bool = False) -> None:
     """Train or resume the recipe's run; see the module's promises.
+
+    trusted: resume from a checkpoint although another user owns it
 
     Raises InputError on what cannot be trained, Stopped after a signal, RunFailed when the machine fails.
     """
@@ -51,7 +49,7 @@ def run(path: str, overrides: Sequence[str], ranks: int | None) -> None:
         die_with_parent(int(os.environ[PARENT]))
     world = read_world(os.environ)
     try:
-        _run(path, overrides, ranks, world)
+        _run(path, overrides, ranks, world, trusted)
     except InputError as error:
         if world is None or world.is_first:
             raise
@@ -61,7 +59,7 @@ def run(path: str, overrides: Sequence[str], ranks: int | None) -> None:
         raise InputError(f"rank {world.rank}: {error}") from None
 
 
-def _run(path: str, overrides: Sequence[str], ranks: int | None, world: World | None) -> None:
+def _run(path: str, overrides: Sequence[str], ranks: int | None, world: World | None, trusted: bool) -> None:
     recipe = read_recipe(path, overrides)
     if ranks is not None and ranks < 1:
         raise InputError(f"--ranks is {ranks}; it must be at least 1")
@@ -75,12 +73,12 @@ def _run(path: str, overrides: Sequence[str], ranks: int | None, world: World | 
         )
     plan = make_plan(recipe, size)
     if world is None and size > 1:
-        launch(["pretrain", path, *overrides], size)
+        launch(["pretrain", *(["--trust-checkpoint"] if trusted else []), path, *overrides], size)
     else:
-        train(plan, world or World.alone())
+        train(plan, world or World.alone(), trusted=trusted)
 
 
-def train(plan: Plan, world: World) -> None:
+def train(plan: Plan, world: World, *, trusted: bool) -> None:
     """One rank's training, from joining the others to leaving them."""
     run_path = Path(plan.recipe.run)
     share_threads(world)
@@ -91,8 +89,7 @@ def train(plan: Plan, world: World) -> None:
         folder = on_first_rank(
             world, device, lambda: open_folder(plan.recipe, plan.manifests, plan.vocabulary, world)
         )
-        engine = _make_engine(plan, world)
-        training = Training(plan, world, engine, checkpoint_at(run_path, _resumed_step(run_path, world)))
+        training = Training(plan, world, checkpoint_at(run_path, _resumed_step(run_path, world, trusted)))
         if world.is_first and training.step:
             say(f"resuming {run_path} after step {training.step} of {plan.recipe.steps}")
         with (
@@ -112,30 +109,20 @@ def train(plan: Plan, world: World) -> None:
         leave_world()
 
 
-def _resumed_step(run_path: Path, world: World) -> int:
+def _resumed_step(run_path: Path, world: World, trusted: bool) -> int:
     """The step to go on after. The first rank chooses for all: a shared disk may show others something else."""
-    found = on_first_rank(world, device_of(world), lambda: newest_whole(run_path))
-    (step,) = sum_over_ranks([float(found[1].step) if found else 0.0], device_of(world))
+
+    def choose() -> int:
+        found = newest_whole(run_path)
+        if found is None:
+            return 0
+        folder, info = found
+        refuse_foreign(folder, trusted=trusted)
+        return info.step
+
+    chosen = on_first_rank(world, device_of(world), choose)
+    (step,) = sum_over_ranks([float(chosen or 0)], device_of(world))
     return int(step)
-
-
-def _make_engine(plan: Plan, world: World) -> Engine:
-    import torch
-
-    from model.bert import BertForPretraining
-
-    # The same weights on every rank.
-    torch.manual_seed(counter_random.key(_WEIGHTS, plan.recipe.seed) >> 1)
-    network = BertForPretraining(plan.model)
-    first = plan.recipe.phases[0]
-    return Engine(
-        network,
-        make_optimizer(network, plan.recipe.adamw, first.learning_rate),
-        plan.settings,
-        micro_batch=first.micro_batch,
-        gradient_clipping=plan.recipe.gradient_clipping,
-        world=world,
-    )
 
 
 def _record(plan: Plan) -> RunRecord:

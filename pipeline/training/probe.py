@@ -1,7 +1,8 @@
 """A fixed small input and what a network answers to it: the proof that weights survived a journey.
 
-In: a network. Out: logits. What always holds: the input is a function of the network's configuration alone,
-so an engine's answer at the time of a checkpoint can be held against any later copy of its weights (law 9).
+In: a network, or an engine. Out: fp32 logits. What always holds: the input is a function of the network's
+configuration alone, so an engine's answer at the time of a checkpoint can be held against any later copy of its
+weights (law 9).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from pipeline import counter_random
 
 if TYPE_CHECKING:
     import torch
+
+    from pipeline.training.engine import Engine
 
 _KEY = counter_random.key(0x50524F4245)
 _LENGTHS = (24, 17)
@@ -55,3 +58,23 @@ def probe_logits(network: Any, config: ModelConfig, device: str = "cpu") -> "dic
         }
     network.train(training)
     return answer
+
+
+def engine_logits(
+    engine: "Engine", weights: "dict[str, torch.Tensor]", config: ModelConfig
+) -> "dict[str, torch.Tensor]":
+    """What the engine answers, in fp32; called by the first rank alone.
+
+    weights: the engine's own, gathered; a copy of the network answers with them where no rank holds all of it in
+        fp32 (ZeRO 3, half precisions)
+    """
+    if engine.whole_network is not None:
+        return probe_logits(engine.whole_network, config, engine.device)
+    import torch
+
+    from model.bert import BertForPretraining
+
+    with torch.device("meta"):
+        copy = BertForPretraining(config)
+    copy.load_state_dict(weights, assign=True)
+    return probe_logits(copy, config)

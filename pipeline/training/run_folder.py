@@ -6,6 +6,7 @@ What always holds: one run trains in a folder at a time (a lock that its owner's
 never taken for a run of another recipe or other shards.
 """
 
+import dataclasses
 import fcntl
 import os
 import platform
@@ -41,6 +42,20 @@ class RunFolder:
 
     path: Path
     lock: IO[str]
+
+
+def with_known_lanes(recipe: Recipe) -> Recipe:
+    """The recipe with the lanes of the run it continues, where it names none itself.
+
+    Their default follows from all phases' global batches, and a phase added to a run must not change the others'.
+    """
+    path = Path(recipe.run) / RECIPE
+    if recipe.lanes is not None or storage.is_uri(recipe.run) or not path.exists():
+        return recipe
+    try:
+        return dataclasses.replace(recipe, lanes=read_recipe(str(path)).resolved_lanes)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def check_folder(recipe: Recipe, manifests: Sequence[Manifest], ranks: int, stage: int) -> None:

@@ -23,12 +23,13 @@ from pipeline.training.checkpoints import (
     LATEST,
     PROBE,
     VOCABULARY,
+    WEIGHTS,
     CheckpointInfo,
     name_of,
     newest_first,
 )
 from pipeline.training.engine import TAG, Engine
-from pipeline.training.probe import probe_logits
+from pipeline.training.probe import engine_logits
 from pipeline.training.world import World, is_lost_peer, on_first_rank
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def save_checkpoint(
 
     def finish() -> None:
         with refused_writes(final):
-            write_tensors(temporary / PROBE, answers)
+            write_tensors(temporary / WEIGHTS, weights)
+            write_tensors(temporary / PROBE, engine_logits(engine, weights, config))
             save_vocabulary(vocabulary, str(temporary / VOCABULARY))
             _commit(temporary, final, info)
             _point_latest(checkpoints, final.name)
@@ -72,7 +74,7 @@ def save_checkpoint(
     try:
         with refused_writes(final):
             engine.save(temporary)
-        answers = probe_logits(engine.network.module, config, device)
+        weights = engine.fp32_weights()
         on_first_rank(world, device, finish)
     except RunFailed:
         if world.is_first:

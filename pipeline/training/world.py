@@ -112,8 +112,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+# What the drivers of NVIDIA, of NVIDIA under Windows' Linux, and of AMD put there.
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+
+
 def local_devices() -> int:
     """How many accelerators this node has."""
+    # Loading torch takes seconds, and a recipe that is refused should be so at once.
+    if not any(map(os.path.exists, _DRIVERS)):
+        return 0
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

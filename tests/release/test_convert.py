@@ -66,7 +66,7 @@ def test_transformers_loads_the_folder_and_gives_the_networks_logits(
     assert not loading["unexpected_keys"]
     # The decoder is tied still.
     assert theirs.cls.predictions.decoder.weight is theirs.bert.embeddings.word_embeddings.weight
-    ours = load_network(checkpoint, read_checkpoint(checkpoint), trusted=False)
+    ours = load_network(checkpoint, read_checkpoint(checkpoint))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     given = tokenizer("A list is mutable.", "Tuples are not.", return_tensors="pt")
     length = given["input_ids"].shape[1]
@@ -166,15 +166,6 @@ def test_weights_that_are_not_the_engines_fail_the_proof(
     with pytest.raises(RunFailed, match="differ from the engine's"):
         run(ConvertConfig(checkpoint=copy, output=tmp_path / "model"))
     assert not (tmp_path / "model").exists()
-
-
-def test_another_users_pickles_are_not_loaded_without_a_word(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "getuid", lambda: 4711)
-    with pytest.raises(InputError, match="--trust-checkpoint"):
-        run(ConvertConfig(checkpoint=checkpoint, output=tmp_path / "model"))
-    run(ConvertConfig(checkpoint=checkpoint, output=tmp_path / "model", trusted=True))
 
 
 def test_what_is_no_checkpoint_is_named(checkpoint: Path, tmp_path: Path, cli: Any) -> None:

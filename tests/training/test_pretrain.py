@@ -14,74 +14,9 @@ import pytest
 from pipeline.training.checkpoints import read_checkpoint
 from pipeline.training.metrics import read_metrics
 
-# What a step's record must repeat after a resume; the rest is about time.
-LEARNED = (
-    "step", "epoch", "samples", "tokens", "loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy",
-    "learning_rate", "gradient_norm",
-)  # fmt: skip
-CONTRACT = {*LEARNED, "sequences_per_second", "tokens_per_second", "mfu", "data_wait_share"}
-
-
-def learned(run: Path) -> list[dict[str, Any]]:
-    return [
-        {name: value for name, value in line.items() if name in LEARNED or name.startswith("held_out")}
-        for line in read_metrics(run)
-    ]
-
-
-def begin(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipeline.cli", "pretrain", *map(str, arguments)]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def wait_for_step(run: Path, step: int, process: "subprocess.Popen[str]") -> None:
-    until = time.monotonic() + 120
-    while not any(line["step"] >= step for line in read_metrics(run)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until, "the run never came to its step"
-        time.sleep(0.02)
-
-
-def parent_of(pid: int) -> int | None:
-    """The parent of a live process."""
-    try:
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[:2]
-    except OSError:
-        return None
-    return None if state == "Z" else int(parent)
-
-
-def descendants(pid: int) -> list[int]:
-    """Live children of a process, and theirs."""
-    parents = {
-        int(entry.name): parent_of(int(entry.name))
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit()
-    }
-    found = [pid]
-    for ancestor in found:
-        found += [child for child, parent in parents.items() if parent == ancestor]
-    return found[1:]
-
-
-def processes_of(run: Path) -> list[int]:
-    """Live processes that mention the run folder on their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if (
-                    str(run).encode() in (entry / "cmdline").read_bytes()
-                    and parent_of(int(entry.name)) is not None
-                ):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
 
 def test_killed_anywhere_the_same_command_repeats_the_undisturbed_run_to_the_last_bit(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, processes: Any
 ) -> None:
     path = write_recipe(recipe)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
@@ -89,63 +24,63 @@ def test_killed_anywhere_the_same_command_repeats_the_undisturbed_run_to_the_las
     assert whole.returncode == 0, whole.stderr
 
     for step in (7, 13):
-        process = begin(path, f"run={disturbed}", "--ranks", 2)
-        wait_for_step(disturbed, step, process)
-        for pid in processes_of(disturbed):
+        process = processes.begin(path, f"run={disturbed}", "--ranks", 2)
+        processes.wait_for_step(disturbed, step, process)
+        for pid in processes.processes_of(disturbed):
             os.kill(pid, signal.SIGKILL)
         process.wait()
     rest = cli("pretrain", path, f"run={disturbed}", "--ranks", 2)
     assert rest.returncode == 0, rest.stderr
     assert "resuming" in rest.stderr
-    assert learned(disturbed) == learned(undisturbed)
+    assert processes.learned(disturbed) == processes.learned(undisturbed)
     assert [line["step"] for line in read_metrics(disturbed)] == list(range(1, 21))
-    assert all(set(line) >= CONTRACT for line in read_metrics(disturbed))
+    assert all(set(line) >= processes.CONTRACT for line in read_metrics(disturbed))
 
 
 def test_a_killed_launcher_leaves_no_process_behind(
-    recipe: dict[str, Any], write_recipe: Any, tmp_path: Path
+    recipe: dict[str, Any], write_recipe: Any, tmp_path: Path, processes: Any
 ) -> None:
     recipe["phases"][0]["steps"] = 100_000
     run = Path(recipe["run"])
-    process = begin(write_recipe(recipe), f"run={run}", "--ranks", 2)
-    wait_for_step(run, 2, process)
-    family = descendants(process.pid)
+    process = processes.begin(write_recipe(recipe), f"run={run}", "--ranks", 2)
+    processes.wait_for_step(run, 2, process)
+    family = processes.descendants(process.pid)
     # Two ranks, and each one's fork server and dataloader worker.
     assert len(family) >= 6
     process.kill()
     process.wait()
     until = time.monotonic() + 15
-    while any(parent_of(pid) is not None for pid in family) and time.monotonic() < until:
+    while any(processes.parent_of(pid) is not None for pid in family) and time.monotonic() < until:
         time.sleep(0.1)
-    assert [pid for pid in family if parent_of(pid) is not None] == []
+    assert [pid for pid in family if processes.parent_of(pid) is not None] == []
 
 
 def test_a_dead_rank_ends_the_others_and_says_so(
-    recipe: dict[str, Any], write_recipe: Any, tmp_path: Path
+    recipe: dict[str, Any], write_recipe: Any, tmp_path: Path, processes: Any
 ) -> None:
     recipe["phases"][0]["steps"] = 100_000
     run = Path(recipe["run"])
-    process = begin(write_recipe(recipe), f"run={run}", "--ranks", 2)
-    wait_for_step(run, 2, process)
-    ranks = [pid for pid in processes_of(run) if pid != process.pid]
+    process = processes.begin(write_recipe(recipe), f"run={run}", "--ranks", 2)
+    processes.wait_for_step(run, 2, process)
+    ranks = [pid for pid in processes.processes_of(run) if pid != process.pid]
     os.kill(max(ranks), signal.SIGKILL)
     output = process.communicate(timeout=30)[0]
     assert process.returncode == 1
     assert "was ended by SIGKILL; run the same command again" in output
     assert "Traceback" not in output
-    assert processes_of(run) == []
+    assert processes.processes_of(run) == []
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_signal_ends_in_a_checkpoint_and_the_rerun_repeats_the_undisturbed_run(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, sent: int, code: int
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, sent: int, code: int, processes: Any
 ) -> None:
     recipe["checkpoint"]["every"] = 1000
     path = write_recipe(recipe)
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
     assert cli("pretrain", path, f"run={undisturbed}").returncode == 0
-    process = begin(path, f"run={stopped}")
-    wait_for_step(stopped, 3, process)
+    process = processes.begin(path, f"run={stopped}")
+    processes.wait_for_step(stopped, 3, process)
     process.send_signal(sent)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == code, output
@@ -154,34 +89,7 @@ def test_a_stop_signal_ends_in_a_checkpoint_and_the_rerun_repeats_the_undisturbe
     step = read_checkpoint(stopped / "checkpoints" / "latest").step
     assert step == read_metrics(stopped)[-1]["step"] < 20
     assert cli("pretrain", path, f"run={stopped}").returncode == 0
-    assert learned(stopped) == learned(undisturbed)
-
-
-def test_zero_stages_ranks_and_accumulation_agree(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
-) -> None:
-    recipe["model"] |= {"hidden_dropout": 0.0, "attention_dropout": 0.0}
-    path = write_recipe(recipe)
-    losses, norms = {}, {}
-    for stage, ranks, micro_batch in ((0, 1, 16), (0, 2, 8), (1, 1, 4), (1, 2, 4)):
-        run = tmp_path / f"zero{stage}-{ranks}-{micro_batch}"
-        done = cli(
-            "pretrain", path, f"run={run}", f"deepspeed=zero{stage}", f"phases.0.micro_batch={micro_batch}",
-            "--ranks", ranks,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        lines = read_metrics(run)
-        losses[stage, ranks, micro_batch] = [line["loss"] for line in lines]
-        norms[stage, ranks, micro_batch] = [line["gradient_norm"] for line in lines]
-    reference = losses.pop((0, 1, 16))
-    assert len(reference) == 20
-    # Something was learned: agreement on a flat line would prove little.
-    assert reference[-1] < reference[0] - 0.1
-    for found in losses.values():
-        assert found == pytest.approx(reference, rel=1e-5)
-    # Ours at stage 0, DeepSpeed's at stage 1.
-    for found in norms.values():
-        assert found == pytest.approx(norms[0, 1, 16], rel=1e-4)
+    assert processes.learned(stopped) == processes.learned(undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -202,32 +110,13 @@ def test_ranks_that_a_launcher_started_are_joined(
     assert read_checkpoint(Path(recipe["run"]) / "checkpoints" / "latest").world_size == 2
 
 
-def test_phases_follow_one_another_and_the_switch_is_exact_under_resume(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
-) -> None:
-    second = recipe["phases"][0] | {"steps": 6, "global_batch": 8, "learning_rate": 5e-4, "warmup_steps": 0}
-    recipe["phases"] = [recipe["phases"][0] | {"steps": 6}, second]
-    recipe["checkpoint"]["every"] = 4
-    path = write_recipe(recipe)
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    assert cli("pretrain", path, f"run={undisturbed}").returncode == 0
-    for step in (5, 8):
-        process = begin(path, f"run={disturbed}")
-        wait_for_step(disturbed, step, process)
-        process.kill()
-        process.wait()
-    assert cli("pretrain", path, f"run={disturbed}").returncode == 0
-    assert learned(disturbed) == learned(undisturbed)
-    assert learned(disturbed)[-1]["samples"] == 6 * 16 + 6 * 8
-
-
 def test_a_damaged_checkpoint_is_passed_over_aloud(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, processes: Any
 ) -> None:
     path = write_recipe(recipe)
     run = Path(recipe["run"])
     assert cli("pretrain", path).returncode == 0
-    before = learned(run)
+    before = processes.learned(run)
     newest = run / "checkpoints" / "step-00000020" / "engine" / "mp_rank_00_model_states.pt"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -237,7 +126,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     assert "hash differs; trying the checkpoint before it" in again.stderr
     assert "resuming" in again.stderr
     assert "after step 15" in again.stderr
-    assert learned(run) == before
+    assert processes.learned(run) == before
     # The damaged one is gone, and what was trained in its place stands.
     assert read_checkpoint(run / "checkpoints" / "latest").step == 20
     assert newest.read_bytes() != content
@@ -318,12 +207,14 @@ def test_what_a_run_folder_was_begun_with_cannot_change(
     assert cli("pretrain", path, "checkpoint.keep_last=1", "loader.workers=0", "--ranks", 2).returncode == 0
 
 
-def test_one_run_trains_in_a_folder_at_a_time(recipe: dict[str, Any], write_recipe: Any, cli: Any) -> None:
+def test_one_run_trains_in_a_folder_at_a_time(
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, processes: Any
+) -> None:
     recipe["phases"][0]["steps"] = 100_000
     path = write_recipe(recipe)
-    process = begin(path, "--ranks", 2)
+    process = processes.begin(path, "--ranks", 2)
     try:
-        wait_for_step(Path(recipe["run"]), 1, process)
+        processes.wait_for_step(Path(recipe["run"]), 1, process)
         second = cli("pretrain", path, "--ranks", 2)
         assert second.returncode == 2
         assert "is being trained by another process" in second.stderr

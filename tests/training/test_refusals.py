@@ -35,7 +35,12 @@ def test_the_control_of_these_refusals_trains(recipe: dict[str, Any], write_reci
         (["--ranks", "3"], "3 ranks don't divide the plan's 8 lanes"),
         (["--ranks", "8"], "micro_batch 4 doesn't divide the 2 sequences"),
         (["--ranks", "0"], "--ranks is 0"),
-        (["deepspeed=zero9"], "there are zero0, zero1"),
+        (["deepspeed=zero9"], "there are zero0, zero1, zero2, zero2_offload, zero3, zero3_offload"),
+        (["precision=bf16", "deepspeed=zero0"], "bf16 goes with ZeRO stage 1 or more"),
+        (["precision=fp16"], "fp16 needs a CUDA device"),
+        (["precision=fp8"], "precision is 'fp8'; known: fp32, bf16, fp16"),
+        (["activation_checkpointing=some"], "known: none, full"),
+        (["phases.0.optimizer=sgd"], "known: adamw, bert_adam"),
         (["deepspeed=mine.json"], "mine.json does not exist"),
         (["run=taken"], "taken holds other files"),
         (["run=s3://bucket/run"], "is a URI"),
@@ -69,7 +74,13 @@ def test_a_deepspeed_file_that_sets_what_the_recipe_decides_is_refused(
         ("[]", "must hold keys"),
         ('{"zero_optimization": true}', "must hold keys"),
         ('{"zero_optimization": {"stage": "two"}}', "asks for ZeRO stage two"),
-        ('{"zero_optimization": {"stage": 3}}', "asks for ZeRO stage 3"),
+        ('{"zero_optimization": {"stage": 4}}', "asks for ZeRO stage 4; there are 0, 1, 2, 3"),
+        ('{"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}', "takes stage 3 or more"),
+        ('{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}', "takes stage 1 or more"),
+        (
+            '{"zero_optimization": {"stage": 3, "offload_param": {"device": "disk"}}}',
+            "known: none, cpu, nvme",
+        ),
         ("{", "is no JSON"),
     ):
         (tmp_path / "own.json").write_text(content)

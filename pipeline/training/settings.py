@@ -1,0 +1,161 @@
+"""The DeepSpeed JSON of a run, read and held against what the recipe asks.
+
+In: a recipe's `deepspeed` (a file of deepspeed_configs/ or a path) and its precision. Out: `ZeroSettings`, and
+the whole configuration that DeepSpeed is handed. What always holds: batch, precision, clipping and optimizer come
+from the recipe, never from the JSON; a combination that DeepSpeed gets wrong is refused by name (law 10). DeepSpeed
+itself is not loaded.
+
+Example:
+    settings = read_settings("zero2_offload")
+    settings.stage, settings.optimizer_device  # 2, 'cpu'
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError
+from pipeline.shipped import shipped_file
+
+STAGES = (0, 1, 2, 3)
+# What a JSON may say: ZeRO, offload, communication, and DeepSpeed's own measuring. The rest is the recipe's, and
+# a JSON that set it too would contradict it in silence.
+_ALLOWED = (
+    "zero_optimization",
+    "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer",
+    "aio",
+    "communication_data_type",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+    "comms_logger",
+    "wall_clock_breakdown",
+    "memory_breakdown",
+    "flops_profiler",
+)
+_DEVICES = ("none", "cpu", "nvme")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroSettings:
+    """A DeepSpeed JSON: ZeRO stage, offload, communication.
+
+    path: where it lies
+    values: the JSON itself
+    """
+
+    path: str
+    values: dict[str, Any]
+
+    @property
+    def stage(self) -> int:
+        """0: nothing is divided; 1: the optimizer's state; 2: gradients, too; 3: weights, too."""
+        return int(self._zero.get("stage", 0))
+
+    @property
+    def optimizer_device(self) -> str:
+        """Where the optimizer's state and the fp32 weights lie: `none` for the accelerator, `cpu` or `nvme`."""
+        return self._offload_device("offload_optimizer")
+
+    @property
+    def parameter_device(self) -> str:
+        """Where weights that are not in use lie: `none` for the accelerator, `cpu` or `nvme`."""
+        return self._offload_device("offload_param")
+
+    @property
+    def wants_cpu_adam(self) -> bool:
+        """Whether an offloaded optimizer must be DeepSpeed's own, a compiled op, rather than torch's.
+
+        DeepSpeed's default; the JSONs that are shipped say `"zero_force_ds_cpu_optimizer": false`.
+        """
+        return self.optimizer_device != "none" and bool(self.values.get("zero_force_ds_cpu_optimizer", True))
+
+    @property
+    def _zero(self) -> dict[str, Any]:
+        return dict(self.values.get("zero_optimization", {}))
+
+    def _offload_device(self, key: str) -> str:
+        return str((self._zero.get(key) or {}).get("device", "none"))
+
+    def configuration(
+        self, *, precision: str, micro_batch: int, accumulation: int, gradient_clipping: float
+    ) -> dict[str, Any]:
+        """The whole configuration for DeepSpeed.
+
+        accumulation: micro-batches a step on each rank; where each step's last one is is told step by step
+        """
+        injected: dict[str, Any] = {
+            "train_micro_batch_size_per_gpu": micro_batch,
+            "gradient_accumulation_steps": accumulation,
+            "gradient_clipping": gradient_clipping,
+            # The engine's own progress lines; ours say more.
+            "steps_per_print": 1 << 60,
+        }
+        if precision != "fp32":
+            # Sums of thousands of micro-batches' terms in 8 bits of mantissa would lose most of them.
+            injected["data_types"] = {"grad_accum_dtype": "fp32"}
+            injected[precision] = {"enabled": True}
+        return self.values | injected
+
+
+def read_settings(name: str) -> ZeroSettings:
+    """The DeepSpeed JSON that a recipe's `deepspeed` names: a path, or a file of deepspeed_configs/.
+
+    Raises InputError where it is missing, is no JSON, or sets what the recipe decides.
+    """
+    path = Path(name)
+    if path.suffix != ".json":
+        path = shipped_file(f"deepspeed_configs/{name}.json", what="deepspeed")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"deepspeed: {path} does not exist; name a file of deepspeed_configs/ or a path"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"deepspeed: {path} is no JSON: {error}") from error
+    if not isinstance(values, dict) or not isinstance(values.get("zero_optimization", {}), dict):
+        raise InputError(f"deepspeed: {path} must hold keys, and so must its zero_optimization")
+    for key in values:
+        if key not in _ALLOWED:
+            raise InputError(
+                f"deepspeed: {path} sets {key!r}; the recipe decides it, or nothing does: a JSON holds ZeRO, "
+                "offload and communication only"
+            )
+    _check_zero(path, values.get("zero_optimization", {}))
+    return ZeroSettings(path=str(path), values=values)
+
+
+def _check_zero(path: Path, zero: dict[str, Any]) -> None:
+    stage = zero.get("stage", 0)
+    if stage not in STAGES or isinstance(stage, bool):
+        known = ", ".join(map(str, STAGES))
+        raise InputError(f"deepspeed: {path} asks for ZeRO stage {stage}; there are {known}")
+    # DeepSpeed takes offload at too low a stage in silence and offloads nothing.
+    for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
+        offload = zero.get(key) or {}
+        device = offload.get("device", "none") if isinstance(offload, dict) else offload
+        if device not in _DEVICES:
+            raise InputError(f"deepspeed: {path}: {key}.device is {device!r}; known: {', '.join(_DEVICES)}")
+        if device != "none" and stage < least:
+            raise InputError(
+                f"deepspeed: {path} has {key} at ZeRO stage {stage}; it takes stage {least} or more"
+            )
+
+
+def check_precision(settings: ZeroSettings, precision: str, devices: int) -> None:
+    """Raise InputError where DeepSpeed would not train right in this precision.
+
+    devices: accelerators of this node; 0: training is on CPUs
+    """
+    if precision == "fp32":
+        return
+    if settings.stage == 0:
+        # bf16 at stage 0 takes DeepSpeed's unfused fp16 optimizer, whose Adam counts a step too many.
+        raise InputError(
+            f"precision {precision} goes with ZeRO stage 1 or more, and deepspeed: {settings.path} asks for stage 0; "
+            "set deepspeed=zero1, or precision=fp32"
+        )
+    if precision == "fp16" and not devices:
+        raise InputError("precision fp16 needs a CUDA device; set precision=bf16 or precision=fp32 for CPUs")

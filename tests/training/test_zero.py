@@ -1,0 +1,180 @@
+"""Every file of deepspeed_configs/ trains the same network: same losses, exact resume, same conversion."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from pipeline.release.convert import ConvertConfig
+from pipeline.release.convert import run as convert
+from pipeline.training.checkpoints import read_checkpoint
+from pipeline.training.metrics import read_metrics
+from pipeline.training.settings import read_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(path.stem for path in (ROOT / "deepspeed_configs").glob("*.json"))
+
+
+@pytest.fixture
+def still(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without dropout, whose masks differ between world sizes."""
+    recipe["model"] |= {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+    return recipe
+
+
+@pytest.fixture(scope="session")
+def reference(shards: Path, cli: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder that all others are held against: one rank, ZeRO 0, no accumulation."""
+    folder = tmp_path_factory.mktemp("reference")
+    phase = {"shards": str(shards), "sequence_length": 64, "global_batch": 16, "micro_batch": 16, "steps": 20}
+    values = {
+        "run": str(folder / "run"),
+        "seed": 3,
+        "model": {"preset": "tiny", "hidden_size": 64, "intermediate_size": 128}
+        | {"hidden_dropout": 0.0, "attention_dropout": 0.0},
+        "deepspeed": "zero0",
+        "lanes": 8,
+        "phases": [phase | {"learning_rate": 1e-3, "warmup_steps": 4}],
+        "evaluate": {"every": 10, "sequences": 32},
+        "tracking": {"experiment": None},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    done = cli("pretrain", folder / "recipe.yaml")
+    assert done.returncode == 0, done.stderr
+    losses = [line["loss"] for line in read_metrics(folder / "run")]
+    assert len(losses) == 20
+    # Something is learned: agreement on a flat line would prove little.
+    assert losses[-1] < losses[0] - 0.1
+    return folder / "run"
+
+
+def assert_agree(run: Path, reference: Path) -> None:
+    ours, theirs = read_metrics(run), read_metrics(reference)
+    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-5)
+    # Ours at stage 0, DeepSpeed's at the others.
+    norms = [line["gradient_norm"] for line in theirs]
+    assert [line["gradient_norm"] for line in ours] == pytest.approx(norms, rel=1e-4)
+
+
+def test_there_is_a_file_for_every_stage_and_offload() -> None:
+    assert CONFIGS == ["zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
+    for name in CONFIGS:
+        settings = read_settings(name)
+        assert settings.stage == int(name[4])
+        assert settings.optimizer_device == ("cpu" if "offload" in name else "none")
+        assert settings.parameter_device == ("cpu" if name == "zero3_offload" else "none")
+        # Nothing is compiled on the way to the first step.
+        assert not settings.wants_cpu_adam
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_stage_agrees_resumes_exactly_and_converts_to_the_same_model(
+    name: str,
+    still: dict[str, Any],
+    write_recipe: Any,
+    cli: Any,
+    reference: Path,
+    tmp_path: Path,
+    processes: Any,
+) -> None:
+    still["deepspeed"] = name
+    path = write_recipe(still)
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    # Two ranks, each with two micro-batches a step.
+    done = cli("pretrain", path, f"run={undisturbed}", "--ranks", 2)
+    assert done.returncode == 0, done.stderr
+    assert_agree(undisturbed, reference)
+
+    process = processes.begin(path, f"run={disturbed}", "--ranks", 2)
+    processes.wait_for_step(disturbed, 13, process)
+    processes.kill_all(disturbed)
+    process.wait()
+    done = cli("pretrain", path, f"run={disturbed}", "--ranks", 2)
+    assert done.returncode == 0, done.stderr
+    assert "resuming" in done.stderr
+    assert processes.learned(disturbed) == processes.learned(undisturbed)
+
+    model, other = tmp_path / "model", tmp_path / "reference"
+    proof = convert(ConvertConfig(checkpoint=disturbed / "checkpoints" / "latest", output=model))
+    assert proof.largest_difference < 1e-4
+    convert(ConvertConfig(checkpoint=reference / "checkpoints" / "latest", output=other))
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (model, other))
+    assert ours.keys() == theirs.keys()
+    for weight, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[weight], atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "micro_batch"), [("zero0", 2, 8), ("zero1", 1, 4), ("zero3", 1, 8)]
+)
+def test_ranks_and_accumulation_agree(
+    name: str,
+    ranks: int,
+    micro_batch: int,
+    still: dict[str, Any],
+    write_recipe: Any,
+    cli: Any,
+    reference: Path,
+) -> None:
+    still["deepspeed"] = name
+    still["phases"][0]["micro_batch"] = micro_batch
+    done = cli("pretrain", write_recipe(still), "--ranks", ranks)
+    assert done.returncode == 0, done.stderr
+    assert_agree(Path(still["run"]), reference)
+
+
+def test_bf16_stays_within_two_percent_of_fp32_over_a_hundred_steps(
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
+) -> None:
+    recipe["phases"][0]["steps"] = 100
+    recipe["checkpoint"]["every"] = 100
+    path = write_recipe(recipe)
+    losses = {}
+    for precision, name in (("fp32", "zero1"), ("bf16", "zero1"), ("bf16", "zero2"), ("bf16", "zero3")):
+        run = tmp_path / f"{name}-{precision}"
+        done = cli("pretrain", path, f"run={run}", f"precision={precision}", f"deepspeed={name}")
+        assert done.returncode == 0, done.stderr
+        losses[precision, name] = [line["loss"] for line in read_metrics(run)]
+        # The optimizer's fp32 weights leave, not the halves that were computed with.
+        weights = load_file(run / "checkpoints" / "latest" / "weights.safetensors")
+        assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+        matrix = weights["bert.embeddings.word.weight"]
+        assert bool((matrix.bfloat16().float() != matrix).any())
+        convert(
+            ConvertConfig(checkpoint=run / "checkpoints" / "latest", output=tmp_path / f"{run.name}-model")
+        )
+    reference = losses.pop(("fp32", "zero1"))
+    assert reference[-1] < reference[0] - 0.5
+    for found in losses.values():
+        assert found == pytest.approx(reference, rel=0.02)
+        assert found != reference
+
+
+def test_activation_checkpointing_changes_nothing_and_may_change_on_resume(
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, processes: Any
+) -> None:
+    recipe["phases"][0] |= {"steps": 6, "warmup_steps": 2}
+    path = write_recipe(recipe)
+    kept, recomputed = tmp_path / "kept", tmp_path / "recomputed"
+    assert cli("pretrain", path, f"run={kept}", "deepspeed=zero3").returncode == 0
+    done = cli("pretrain", path, f"run={recomputed}", "deepspeed=zero3", "activation_checkpointing=full")
+    assert done.returncode == 0, done.stderr
+    assert processes.learned(recomputed) == processes.learned(kept)
+    # A finished run asks nothing of it any more; an unfinished one could go on.
+    again = cli("pretrain", path, f"run={recomputed}", "deepspeed=zero3")
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_checkpoint_holds_the_network_apart_from_deepspeeds_files(
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
+) -> None:
+    recipe["phases"][0] |= {"steps": 1, "warmup_steps": 0}
+    assert cli("pretrain", write_recipe(recipe), "deepspeed=zero3", "--ranks", 2).returncode == 0
+    checkpoint = Path(recipe["run"]) / "checkpoints" / "latest"
+    files = json.loads((checkpoint / "checkpoint.json").read_text())["files"]
+    assert "weights.safetensors" in files
+    assert read_checkpoint(checkpoint).zero_stage == 3
