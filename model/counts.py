@@ -1,12 +1,15 @@
-"""How large a network is, and how much a training step computes.
+"""How large a network is, how much a training step computes, and how much it keeps in memory meanwhile.
 
-In: a configuration, and the lengths of the sequences trained on. Out: parameters, and floating-point
-operations (FLOPs). What always holds: only real tokens count, so padding or a bucket's tail never makes a run
-look faster; an addition and a multiplication are two operations.
+In: a configuration, and the lengths of the sequences trained on. Out: parameters, floating-point operations
+(FLOPs), and bytes. What always holds: only real tokens count, so padding or a bucket's tail never makes a run
+look faster; an addition and a multiplication are two operations; bytes are those of a micro-batch whose sequences
+all have the full length but one (equal ones need less: attention then works without its grid).
 
     >>> step_flops(preset("base", vocab_size=30522), np.full(256, 128), masked=256 * 19) / 1e12   # teraFLOPs
     17.86...
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -48,3 +51,80 @@ def step_flops(config: ModelConfig, sequence_lengths: ArrayLike, masked: int) ->
     forward = config.layers * (dense + attention) + pooler_and_nsp + mlm
     # Backward makes two products of each forward one: for the gradient of its input and of its weights.
     return 3 * forward
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationBytes:
+    """What a forward keeps for its backward, and what comes on top while that runs.
+
+    layers: kept by embeddings and encoder layers (with `recompute`, their inputs alone)
+    heads: kept by the two heads, the log-probabilities over the vocabulary included
+    backward: the most that the backward pass makes and drops again at any moment
+    """
+
+    layers: int
+    heads: int
+    backward: int
+
+    @property
+    def kept(self) -> int:
+        """All that the forward keeps."""
+        return self.layers + self.heads
+
+    @property
+    def peak(self) -> int:
+        """The most that there is at once."""
+        return self.kept + self.backward
+
+
+def activation_bytes(
+    config: ModelConfig,
+    *,
+    sequences: int,
+    length: int,
+    masked: int,
+    element: int = 4,
+    gpu: bool = False,
+    recompute: bool = False,
+) -> ActivationBytes:
+    """Memory of the activations of one micro-batch of `BertForPretraining` in training.
+
+    sequences, length: the micro-batch, each sequence `length` tokens long
+    masked: tokens to be guessed in all
+    element: bytes of an activation: 4 in fp32, 2 in bf16 and fp16
+    gpu: on a GPU attention keeps no probabilities, whatever its dropout, and a dropout mask takes a byte an element;
+        on a CPU it keeps them, in fp32, where attention_dropout isn't 0
+    recompute: layers keep their inputs and are computed again for the backward pass
+
+    Counted from what autograd saves (tests/model/test_counts.py), tensors that several operations save once.
+    """
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.layers
+    tokens = sequences * length
+    states = tokens * hidden
+    mask = (1 if gpu else element) if config.hidden_dropout else 0
+    statistics = 2 * tokens * (4 if gpu else element)  # a LayerNorm's means and deviations
+    # Of the scores; on the CPU probabilities, dropout's mask and their product are kept.
+    scores = 4 * sequences * config.heads * length**2
+    plain_attention = bool(config.attention_dropout) and not gpu
+    # Query, key, value and the scores; or these three, the context, and a log-sum-exp a row.
+    fused = 4 * states * element + tokens * config.heads * 4
+    attention = 3 * states * 4 + 3 * scores if plain_attention else fused
+    # ReLU's backward needs its output alone, which the next product keeps anyway.
+    feed_forward = (1 if config.activation == "relu" else 2) * tokens * inner * element
+    # The context, and two LayerNorms' inputs and outputs; two dropouts.
+    layer = 5 * states * element + 2 * states * mask + attention + feed_forward + 2 * statistics
+    # The sum, dropout's mask, the statistics; 29: indices of tokens, segments, positions, and of attention's grid.
+    embeddings = states * (element + mask) + statistics + 29 * tokens
+    # The last layer's output is kept by nobody, and each other's is the next one's input.
+    kept = layers * states * element if recompute else layers * layer
+    # The transform: four vectors a masked token; the decoder: log-probabilities, always fp32; the pooler: two.
+    logits = masked * config.vocab_size * 4
+    heads = 4 * masked * hidden * element + logits + 2 * sequences * hidden * element
+    # Backward: at the heads the gradients of probabilities and logits, or of the decoder's weights; then, a layer
+    # at a time, those of the feed-forward layer or of attention, when the heads' share is free again. Found by
+    # watching a process's memory.
+    at_heads = max(2 * logits, config.vocab_size * hidden * element)
+    scores_again = 2 * scores + 3 * states * 4 if plain_attention else 4 * states * element
+    in_layer = max(4 * tokens * inner * element, scores_again) + 2 * states * element
+    in_layer += layer if recompute else 0
+    return ActivationBytes(layers=kept + embeddings, heads=heads, backward=max(at_heads, in_layer - heads))

@@ -27,12 +27,14 @@ ROAD = (
     ("pipeline.batches",),
     ("pipeline.recipe",),
     ("pipeline.training",),
+    ("pipeline.doctor",),
     ("pipeline.release",),
     ("pipeline.demo",),
     ("pipeline.cli",),
 )
 DOORS = {
-    "deepspeed": {"pipeline.training.engine"},
+    # Training's door, and that of its compiled ops, which are built and taken up before training begins.
+    "deepspeed": {"pipeline.training.engine", "pipeline.training.ops"},
     "mlflow": {"pipeline.training.tracking"},
     "click": {"pipeline.cli", "pipeline.demo"},
     "sentencex": {"pipeline.corpus.sentences"},

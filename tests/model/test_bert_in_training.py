@@ -157,3 +157,29 @@ def test_a_few_steps_learn_a_batch_by_heart(config, lay_end_to_end):
         optimizer.step()
     assert sums.mlm_correct == 6
     assert sums.nsp_correct == 3
+
+
+def test_recomputed_activations_give_the_same_loss_and_gradient_from_less_kept(
+    make_model, lay_end_to_end, gradients
+):
+    model = make_model(hidden_dropout=0.1, attention_dropout=0.1).train()
+    batch, kept = lay_end_to_end((9, 14, 6)), {}
+
+    def measure(recompute: bool) -> tuple[float, dict[str, torch.Tensor]]:
+        model.bert.recompute = recompute
+        kept[recompute] = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            kept[recompute] += tensor.numel()
+            return tensor
+
+        torch.manual_seed(5)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            sums = model(**batch)
+        return float(sums.mlm_sum), gradients(model, sums.mlm_sum + sums.nsp_sum)
+
+    (loss, expected), (again, found) = measure(False), measure(True)
+    assert loss == again
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert kept[True] < kept[False] / 2

@@ -1,4 +1,8 @@
-"""Parameters against the network and the published figures; FLOPs against torch's own counter."""
+"""Parameters against the network and the published figures; FLOPs and saved bytes against torch's own."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.bert import BertForPretraining
 from model.config import PRESETS, ModelConfig, preset
-from model.counts import parameter_count, step_flops
+from model.counts import activation_bytes, parameter_count, step_flops
 
 
 def test_the_formula_counts_the_networks_parameters(config):
@@ -61,3 +65,72 @@ def test_base_needs_about_six_operations_a_parameter_and_token():
     # The usual rule of thumb, over the encoder's parameters (85 million in base).
     shape: ModelConfig = preset("base", vocab_size=30522)
     assert step_flops(shape, [128], masked=0) / 128 == pytest.approx(6 * 85.1e6, rel=0.05)
+
+
+def saved_bytes(model: BertForPretraining, batch: dict[str, Any]) -> int:
+    """Bytes of the storages that autograd keeps for the backward pass, each once, weights left out."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        address = tensor.untyped_storage().data_ptr()
+        if address not in weights:
+            kept[address] = tensor  # held, so that no other storage gets this address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(**batch)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("element", [4, 2])
+@pytest.mark.parametrize(("attention_dropout", "hidden_dropout"), [(0.1, 0.1), (0.0, 0.0), (0.1, 0.0)])
+@pytest.mark.parametrize(("sequences", "length", "layers"), [(2, 40, 1), (8, 24, 3), (1, 512, 2)])
+def test_the_activations_are_those_that_autograd_keeps(
+    lay_end_to_end: Callable[..., dict[str, Any]],
+    config: ModelConfig,
+    activation: str,
+    element: int,
+    attention_dropout: float,
+    hidden_dropout: float,
+    sequences: int,
+    length: int,
+    layers: int,
+) -> None:
+    shape = replace(
+        config, layers=layers, hidden_size=64, intermediate_size=192, max_positions=512, activation=activation,
+        attention_dropout=attention_dropout, hidden_dropout=hidden_dropout,
+    )  # fmt: skip
+    model = BertForPretraining(shape).train().to(torch.float32 if element == 4 else torch.bfloat16)
+    # One shorter sequence: attention then needs its grid, the larger of its two ways.
+    lengths = [length] * (sequences - 1) + [length - 1]
+    batch = lay_end_to_end(lengths, masked_each=6) | {"longest": length}
+    formula = activation_bytes(
+        shape, sequences=sequences, length=length, masked=6 * sequences, element=element
+    )
+    assert formula.kept == pytest.approx(saved_bytes(model, batch), rel=0.03)
+
+
+def test_recomputing_keeps_a_layers_input_alone():
+    shape = preset("base", vocab_size=30522)
+    size: dict[str, Any] = {"sequences": 32, "length": 128, "masked": 20 * 32}
+    all_, inputs = (activation_bytes(shape, **size, recompute=recompute) for recompute in (False, True))
+    embeddings = (
+        activation_bytes(replace(shape, layers=1), **size, recompute=True).layers - 32 * 128 * 768 * 4
+    )
+    assert inputs.layers == embeddings + 12 * 32 * 128 * 768 * 4
+    # While a layer is gone through backwards, its own activations are there again.
+    assert inputs.backward > all_.layers / 12
+    assert inputs.peak < all_.peak / 4
+
+
+def test_a_gpu_keeps_no_attention_probabilities():
+    shape = preset("base", vocab_size=30522)
+    short, long = (
+        activation_bytes(shape, sequences=512 // length, length=length, masked=76, gpu=True).layers
+        for length in (128, 512)
+    )
+    assert long == pytest.approx(short, rel=0.01)
+    on_cpu = activation_bytes(shape, sequences=1, length=512, masked=76).layers
+    assert on_cpu - long > 12 * 3 * 12 * 512**2 * 4 * 0.9
