@@ -26,6 +26,7 @@ from pipeline import storage
 from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.sharding import ShardConfig
 from pipeline.corpus.sharding import run as run_shard
+from pipeline.corpus.splits import find_splits
 from pipeline.corpus.vocab import VocabConfig
 from pipeline.corpus.vocab import run as run_vocab
 from pipeline.errors import InputError
@@ -77,6 +78,8 @@ def run(config: DemoConfig) -> None:
     model = output / "model"
     if model.exists():
         raise InputError(f"{output} holds a finished demo; remove the folder or name another with -o")
+    if config.corpus:
+        find_splits(config.corpus)  # refuses what is none, before a folder is made
     storage.make_folder(str(output))
     corpus = config.corpus or (str(write_corpus(output / "corpus.txt")),)
     read = ReadOptions()

@@ -1,4 +1,4 @@
-"""The README's commands run as they stand there."""
+"""The README's and the how-to pages' commands run as they stand there."""
 
 import os
 import re
@@ -12,40 +12,69 @@ from pipeline.demo import write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
 # A test has minutes, not hours: fewer steps, everything else as written.
 SHORTENED = " phases.0.steps=12 phases.0.warmup_steps=2 checkpoint.every=6 evaluate.every=6"
 
 
-def blocks() -> list[list[str]]:
-    """The commands of each block that the README marks as tested."""
-    found = re.findall(r"<!-- tested[^>]*-->\n```bash\n(.*?)```", README, flags=re.DOTALL)
-    return [block.strip().splitlines() for block in found]
+def blocks(page: str) -> list[str]:
+    """What a page marks as tested: blocks of commands, in order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"<!-- tested -->\n```bash\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_road_of_the_readme_ends_in_a_model(tmp_path: Path) -> None:
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """A folder with a corpus and the recipes, as a page's reader has it."""
     (tmp_path / "corpus").mkdir()
     write_corpus(tmp_path / "corpus" / "english.txt")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    return tmp_path
+
+
+def run(commands: str, folder: Path) -> None:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    road, overrides = blocks()
-    assert len(road) == 6
-    for command in (*road, *overrides):
-        shortened = command + SHORTENED if "pretrain" in command and "steps" not in command else command
-        done = subprocess.run(
-            shortened,
-            shell=True,
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=250,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_road_of_the_readme_ends_in_a_model(scratch: Path) -> None:
+    for block in blocks("README.md"):
+        for command in block.strip().splitlines():
+            is_long = "bertpipe pretrain" in command and "steps" not in command
+            run(command + SHORTENED if is_long else command, scratch)
     snippet = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert snippet is not None
-    subprocess.run([sys.executable, "-c", snippet[1]], cwd=tmp_path, check=True, timeout=120)
-    assert (tmp_path / "RUNS" / "mlflow.db").exists()
+    subprocess.run([sys.executable, "-c", snippet[1]], cwd=scratch, check=True, timeout=120)
+    assert (scratch / "RUNS" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_the_commands_of_a_page_run_in_their_order(page: str, scratch: Path) -> None:
+    for block in blocks(page):
+        run(block, scratch)
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_every_block_of_commands_says_whether_it_is_tested(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    # Blocks without a language show what can't be run here: an installation, a cluster's own names.
+    unmarked = re.findall(r"(?<!<!-- tested -->\n)(?<!<!-- tested: cluster -->\n)```bash\n.*", text)
+    assert unmarked == []
+
+
+def test_there_is_a_page_for_each_thing_that_a_newcomer_wants_to_do() -> None:
+    wanted = ["docs/corpus.md", "docs/languages.md", "docs/resuming.md", "docs/slurm.md", "docs/stages.md"]
+    assert set(wanted) <= set(PAGES)
+    assert all(f"({page})" in README for page in wanted)
 
 
 def test_the_two_commands_of_the_first_screen_are_makes_own() -> None:
@@ -56,13 +85,13 @@ def test_the_two_commands_of_the_first_screen_are_makes_own() -> None:
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/laws.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *PAGES])
 def test_every_path_that_a_page_names_exists(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     named = re.findall(
-        r"\]\(([\w./-]+)\)|`((?:tests|recipes|benchmarks|docs|pipeline|model)/[\w./-]+)`", text
+        r"\]\(([\w./-]+)\)|`((?:tests|recipes|benchmarks|docs|pipeline|model|slurm|deepspeed_configs)/[\w./-]+)`",
+        text,
     )
-    assert named
     for link, path in named:
         assert ((ROOT / page).parent / link if link else ROOT / path).exists(), link or path
 

@@ -145,7 +145,7 @@ def _damaged(folder: Path, info: CheckpointInfo) -> Iterator[tuple[str, str]]:
         elif path.stat().st_size != size:
             yield name, f"has {path.stat().st_size} bytes, {size} were written"
         elif (found := _hash(path)) != content:
-            yield name, "is not what was written: its hash differs" if found else "cannot be read"
+            yield name, f"has hash {found}, {content} was written" if found else "cannot be read"
 
 
 def _hash(path: Path) -> str:

@@ -1,7 +1,6 @@
 """Laws 8 and 9: what leaves the house is the network that was trained, and says what it is."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any

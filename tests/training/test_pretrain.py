@@ -123,7 +123,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     newest.write_bytes(content)
     again = cli("pretrain", path)
     assert again.returncode == 0, again.stderr
-    assert "hash differs; trying the checkpoint before it" in again.stderr
+    assert "was written; trying the checkpoint before it" in again.stderr
     assert "resuming" in again.stderr
     assert "after step 15" in again.stderr
     assert processes.learned(run) == before

@@ -1,48 +1,84 @@
 """MLflow as a user finds it: one run, every step once, whatever happened to the process or the server."""
 
 import json
+import shutil
 import socket
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from pipeline.recipe import TrackingPolicy
 from pipeline.training.metrics import METRICS, read_metrics
-from pipeline.training.tracking import TRACKING, RunRecord, flatten, open_tracker, tracking_uri
+from pipeline.training.run_page import metric_name
+from pipeline.training.tracking import TRACKING, RunRecord, open_tracker, tracking_uri
 
 RECORD = RunRecord(
     parameters={"phases": [{"steps": 3}], "run": "x"}, tags={"bertpipe.vocabulary": "abc"}, artefacts=()
 )
+Lines = Sequence[dict[str, Any]]
 
 
 def lines(first: int, last: int) -> list[dict[str, Any]]:
-    return [{"step": step, "loss": 10.0 - step, "mlm_loss": 9.0 - step} for step in range(first, last + 1)]
+    return [
+        {"step": step, "loss": 10.0 - step, "mlm_loss": 9.0 - step, "time": 1_700_000_000.25 + step}
+        for step in range(first, last + 1)
+    ]
 
 
-def track(run: Path, logged: list[dict[str, Any]], new: list[dict[str, Any]], uri: str | None = None) -> None:
+def track(run: Path, logged: Lines, new: Lines, uri: str | None = None, record: RunRecord = RECORD) -> None:
     """One start of a run: `logged` is what metrics.jsonl holds when it begins, `new` what it trains."""
-    run.mkdir(parents=True, exist_ok=True)
     (run / METRICS).write_text("".join(json.dumps(line) + "\n" for line in logged))
-    with open_tracker(TrackingPolicy(uri=uri), run, RECORD, is_first=True) as tracker:
+    with (
+        open_tracker(TrackingPolicy(uri=uri), run, record, is_first=True) as tracker,
+        (run / METRICS).open("a") as log,
+    ):
         for line in new:
+            log.write(json.dumps(line) + "\n")
+            log.flush()
             tracker.log(line)
 
 
-def history(run: Path, uri: str | None = None) -> list[tuple[int, float]]:
-    known = json.loads((run / TRACKING).read_text())
-    client = MlflowClient(tracking_uri=uri or known["uri"])
-    return [(metric.step, metric.value) for metric in client.get_metric_history(known["run_id"], "loss")]
+def known(run: Path) -> tuple[MlflowClient, str]:
+    """The server's client and the id of the one run that it has of this folder."""
+    ((uri, entry),) = json.loads((run / TRACKING).read_text()).items()
+    return MlflowClient(tracking_uri=uri), entry["run_id"]
 
 
-@pytest.fixture(autouse=True)
-def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def history(run: Path) -> list[tuple[int, float]]:
+    client, run_id = known(run)
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, "train/loss")]
+
+
+def dead_server() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database as MLflow creates it: that takes seconds, a copy none."""
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder beside a database that is ready, and no server."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-def test_a_resumed_run_continues_and_every_step_stands_once(tmp_path: Path) -> None:
     run = tmp_path / "RUNS" / "a"
+    run.mkdir(parents=True)
+    shutil.copy(empty_database, run.parent / "mlflow.db")
+    return run
+
+
+def test_a_resumed_run_continues_and_every_step_stands_once(run: Path) -> None:
     track(run, [], lines(1, 7))
     first = (run / TRACKING).read_text()
     # The checkpoint stood at step 5: steps 6 and 7 are trained, and logged, again.
@@ -51,44 +87,119 @@ def test_a_resumed_run_continues_and_every_step_stands_once(tmp_path: Path) -> N
     assert history(run) == [(line["step"], line["loss"]) for line in lines(1, 9)]
 
 
-def test_steps_that_a_crash_kept_from_the_server_are_sent_at_the_next_start(tmp_path: Path) -> None:
-    run = tmp_path / "RUNS" / "a"
+def test_steps_that_a_crash_kept_from_the_server_are_sent_at_the_next_start(run: Path) -> None:
     track(run, [], lines(1, 2))
     # Steps 3 to 5 reached metrics.jsonl and the disk, and the process died before its next batch.
     track(run, lines(1, 5), lines(6, 6))
     assert [step for step, _ in history(run)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_recipe_becomes_parameters_and_lineage_becomes_tags(tmp_path: Path) -> None:
-    run = tmp_path / "RUNS" / "a"
-    track(run, [], lines(1, 1))
-    known = json.loads((run / TRACKING).read_text())
-    found = MlflowClient(tracking_uri=known["uri"]).get_run(known["run_id"])
-    assert found.data.params == {"phases.0.steps": "3", "run": "x"}
-    assert found.data.tags["bertpipe.vocabulary"] == "abc"
-    assert (found.info.status, found.info.run_name) == ("FINISHED", "a")
+def test_a_long_record_is_sent_whole_and_in_order(run: Path) -> None:
+    track(run, lines(1, 1234), [])
+    assert [step for step, _ in history(run)] == list(range(1, 1235))
 
 
-def test_a_dead_server_neither_stops_training_nor_loses_a_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("pipeline.training.tracking._SECONDS_TO_FINISH", 4.0)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        dead = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    run = tmp_path / "RUNS" / "a"
-    track(run, [], lines(1, 3), uri=dead)
-    said = capfd.readouterr().err
-    assert f"{dead} does not take steps" in said
-    assert "running the same command again sends them" in said
+def test_a_point_lands_at_the_time_of_its_step_however_late_it_is_sent(run: Path) -> None:
+    track(run, lines(1, 3), [])
+    client, run_id = known(run)
+    sent = [metric.timestamp for metric in client.get_metric_history(run_id, "train/loss")]
+    assert sent == [1_700_000_001_250, 1_700_000_002_250, 1_700_000_003_250]
+    found = client.get_run(run_id).info
+    assert (found.start_time, found.end_time) == (sent[0], sent[-1])
+
+
+def test_a_step_that_was_taken_without_an_answer_is_no_second_point(run: Path) -> None:
+    track(run, [], lines(1, 3))
+    client, run_id = known(run)
+    # The server holds steps 1 to 3 and says that it holds none: they are sent again.
+    from mlflow.entities import Metric
+
+    client.log_batch(run_id, [Metric(metric_name("step"), 0.0, 1_900_000_000_000, 99)])
     track(run, lines(1, 3), lines(4, 4))
     assert [step for step, _ in history(run)] == [1, 2, 3, 4]
 
 
-def test_a_failed_run_is_marked(tmp_path: Path) -> None:
-    run = tmp_path / "RUNS" / "a"
-    run.mkdir(parents=True)
+def test_a_run_whose_creation_was_never_confirmed_is_found_again(run: Path) -> None:
+    track(run, [], lines(1, 2))
+    client, run_id = known(run)
+    entries = json.loads((run / TRACKING).read_text())
+    (run / TRACKING).write_text(json.dumps({uri: {"key": entry["key"]} for uri, entry in entries.items()}))
+    track(run, lines(1, 2), lines(3, 3))
+    assert known(run)[1] == run_id
+    assert [step for step, _ in history(run)] == [1, 2, 3]
+    experiment = client.get_run(run_id).info.experiment_id
+    assert len(client.search_runs([experiment])) == 1
 
+
+def test_the_recipe_becomes_parameters_and_lineage_becomes_tags(run: Path) -> None:
+    track(run, [], lines(1, 1))
+    client, run_id = known(run)
+    found = client.get_run(run_id)
+    assert found.data.params == {"phases.0.steps": "3", "run": "x"}
+    assert found.data.tags["bertpipe.vocabulary"] == "abc"
+    assert "- vocabulary: `abc`" in found.data.tags["mlflow.note.content"]
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "a")
+
+
+def test_a_value_that_a_later_start_changes_stops_no_record(run: Path) -> None:
+    track(run, [], lines(1, 2))
+    changed = RunRecord(
+        parameters={"phases": [{"steps": 3}, {"steps": 4}], "run": "y"}, tags={}, artefacts=()
+    )
+    track(run, lines(1, 2), lines(3, 3), record=changed)
+    client, run_id = known(run)
+    found = client.get_run(run_id).data
+    assert found.params == {"phases.0.steps": "3", "phases.1.steps": "4", "run": "x"}
+    assert found.tags["now.run"] == "y"
+    assert [step for step, _ in history(run)] == [1, 2, 3]
+
+
+def test_a_dead_server_neither_stops_training_nor_loses_a_step(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.training.tracking._SECONDS_FOR_THE_SILENT", 1.0)
+    dead = dead_server()
+    began = time.monotonic()
+    track(run, [], lines(1, 3), uri=dead)
+    # A bound that only an unbounded wait exceeds: the import of mlflow alone takes seconds on a busy machine.
+    assert time.monotonic() - began < 50
+    said = capfd.readouterr().err
+    assert f"{dead} does not take steps" in said
+    assert "Connection refused); they are kept for it" in said
+    assert "HTTPConnectionPool" not in said
+    assert "running the same command again sends them" in said
+    (run / TRACKING).unlink()
+    track(run, lines(1, 3), lines(4, 4))
+    assert [step for step, _ in history(run)] == [1, 2, 3, 4]
+
+
+def test_a_run_has_one_record_on_each_server(run: Path, empty_database: Path) -> None:
+    here, there = (f"sqlite:///{shutil.copy(empty_database, run / name)}" for name in ("here", "there"))
+    track(run, [], lines(1, 2), uri=here)
+    track(run, lines(1, 2), lines(3, 3), uri=there)
+    track(run, lines(1, 3), lines(4, 4), uri=here)
+    entries = json.loads((run / TRACKING).read_text())
+    for uri, steps in ((here, [1, 2, 3, 4]), (there, [1, 2, 3])):
+        sent = MlflowClient(tracking_uri=uri).get_metric_history(entries[uri]["run_id"], "train/loss")
+        assert [metric.step for metric in sent] == steps
+
+
+def test_a_store_that_refuses_files_takes_the_steps_all_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MlflowException("bucket not found")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
+    record = RunRecord(parameters={}, tags={}, artefacts=(Path(__file__),))
+    track(run, [], lines(1, 2), record=record)
+    assert "does not take artefacts (bucket not found)" in capfd.readouterr().err
+    assert [step for step, _ in history(run)] == [1, 2]
+    client, run_id = known(run)
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_failed_run_is_marked(run: Path) -> None:
     def fail() -> None:
         with open_tracker(TrackingPolicy(), run, RECORD, is_first=True) as tracker:
             tracker.log(lines(1, 1)[0])
@@ -96,8 +207,8 @@ def test_a_failed_run_is_marked(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    known = json.loads((run / TRACKING).read_text())
-    assert MlflowClient(tracking_uri=known["uri"]).get_run(known["run_id"]).info.status == "FAILED"
+    client, run_id = known(run)
+    assert client.get_run(run_id).info.status == "FAILED"
 
 
 def test_the_first_rank_alone_is_recorded_and_tracking_can_be_off(tmp_path: Path) -> None:
@@ -109,32 +220,31 @@ def test_the_first_rank_alone_is_recorded_and_tracking_can_be_off(tmp_path: Path
 
 def test_where_a_run_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "RUNS" / "a"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert tracking_uri(TrackingPolicy(), run) == f"sqlite:///{tmp_path}/RUNS/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert tracking_uri(TrackingPolicy(), run) == "http://server:5000"
     assert tracking_uri(TrackingPolicy(uri="http://own:1"), run) == "http://own:1"
 
 
-def test_nested_values_become_dotted_keys() -> None:
-    assert flatten({"a": {"b": [1, {"c": None}]}, "d": "e"}) == {"a.b.0": 1, "a.b.1.c": None, "d": "e"}
-
-
 def test_pretraining_is_recorded_step_by_step_with_its_artefacts(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     recipe["tracking"] = {"experiment": "tests"}
     recipe["phases"][0] |= {"steps": 6, "warmup_steps": 1}
     recipe["evaluate"]["every"] = 3
     assert cli("pretrain", write_recipe(recipe)).returncode == 0
     run = Path(recipe["run"])
-    known = json.loads((run / TRACKING).read_text())
-    client = MlflowClient(tracking_uri=known["uri"])
-    found = client.get_run(known["run_id"])
+    client, run_id = known(run)
+    found = client.get_run(run_id)
     for name in ("loss", "learning_rate", "tokens_per_second"):
-        sent = [(metric.step, metric.value) for metric in client.get_metric_history(known["run_id"], name)]
+        sent = [
+            (metric.step, metric.value) for metric in client.get_metric_history(run_id, metric_name(name))
+        ]
         assert sent == [(line["step"], pytest.approx(line[name])) for line in read_metrics(run)]
-    assert len(client.get_metric_history(known["run_id"], "held_out_mlm_loss")) == 2
+    assert len(client.get_metric_history(run_id, "held_out/mlm_loss")) == 2
     assert found.data.params["phases.0.steps"] == "6"
     assert found.data.params["masking.rate"] == "0.15"
     assert len(found.data.tags["bertpipe.shards.0"]) == 32
-    assert {item.path for item in client.list_artifacts(known["run_id"])} == {"recipe.yaml", "vocab"}
+    assert {item.path for item in client.list_artifacts(run_id)} == {"recipe.yaml", "vocab"}

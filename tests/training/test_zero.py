@@ -1,6 +1,5 @@
 """Every file of deepspeed_configs/ trains the same network: same losses, exact resume, same conversion."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +98,7 @@ def test_a_stage_agrees_resumes_exactly_and_converts_to_the_same_model(
     assert processes.learned(disturbed) == processes.learned(undisturbed)
 
     model, other = tmp_path / "model", tmp_path / "reference"
+    assert read_checkpoint(disturbed / "checkpoints" / "latest").zero_stage == int(name[4])
     proof = convert(ConvertConfig(checkpoint=disturbed / "checkpoints" / "latest", output=model))
     assert proof.largest_difference < 1e-4
     convert(ConvertConfig(checkpoint=reference / "checkpoints" / "latest", output=other))
@@ -154,7 +154,7 @@ def test_bf16_stays_within_two_percent_of_fp32_over_a_hundred_steps(
         assert found != reference
 
 
-def test_activation_checkpointing_changes_nothing_and_may_change_on_resume(
+def test_activation_checkpointing_changes_nothing(
     recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, processes: Any
 ) -> None:
     recipe["phases"][0] |= {"steps": 6, "warmup_steps": 2}
@@ -164,17 +164,3 @@ def test_activation_checkpointing_changes_nothing_and_may_change_on_resume(
     done = cli("pretrain", path, f"run={recomputed}", "deepspeed=zero3", "activation_checkpointing=full")
     assert done.returncode == 0, done.stderr
     assert processes.learned(recomputed) == processes.learned(kept)
-    # A finished run asks nothing of it any more; an unfinished one could go on.
-    again = cli("pretrain", path, f"run={recomputed}", "deepspeed=zero3")
-    assert again.returncode == 0, again.stderr
-
-
-def test_a_checkpoint_holds_the_network_apart_from_deepspeeds_files(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
-) -> None:
-    recipe["phases"][0] |= {"steps": 1, "warmup_steps": 0}
-    assert cli("pretrain", write_recipe(recipe), "deepspeed=zero3", "--ranks", 2).returncode == 0
-    checkpoint = Path(recipe["run"]) / "checkpoints" / "latest"
-    files = json.loads((checkpoint / "checkpoint.json").read_text())["files"]
-    assert "weights.safetensors" in files
-    assert read_checkpoint(checkpoint).zero_stage == 3

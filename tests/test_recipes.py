@@ -1,0 +1,53 @@
+"""Every recipe that is shipped is read, and its first step trained at a shrunken size."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.recipe import Recipe, read_recipe
+from pipeline.training.checkpoints import read_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+def shrunken(recipe: Recipe, shards: Path) -> list[str]:
+    """Overrides that leave everything as the recipe has it but the sizes and the steps."""
+    overrides = ["model.layers=2", "model.hidden_size=64", "model.heads=2", "model.intermediate_size=128"]
+    overrides += ["lanes=4", "checkpoint.every=1", "evaluate.sequences=16", "tracking.experiment=null"]
+    for index, phase in enumerate(recipe.phases):
+        small = {"shards": shards, "global_batch": 8, "micro_batch": 4, "steps": 1, "warmup_steps": 0}
+        overrides += [f"phases.{index}.{key}={value}" for key, value in small.items()]
+        # Shards of 64 tokens fit every phase's length.
+        assert phase.sequence_length >= 64
+    return overrides
+
+
+def test_there_are_recipes_for_a_laptop_and_for_the_published_sizes() -> None:
+    assert [path.stem for path in RECIPES] == ["base", "large", "tiny"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_first_step_of_every_phase_is_trained(path: Path, shards: Path, cli: Any, tmp_path: Path) -> None:
+    recipe = read_recipe(str(path))
+    done = cli("pretrain", path, f"run={tmp_path / 'run'}", *shrunken(recipe, shards), "--ranks", 2)
+    assert done.returncode == 0, done.stderr
+    checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "latest")
+    assert checkpoint.step == len(recipe.phases)
+    # Shrunken, not changed: precision, stage, optimizer and rates are the recipe's own.
+    for key in ("precision", "deepspeed", "objective", "masking", "adamw", "gradient_clipping"):
+        assert checkpoint.recipe[key] == recipe.as_dict()[key]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_what_the_comments_promise_is_what_the_recipe_says(path: Path) -> None:
+    recipe = read_recipe(str(path))
+    assert recipe.model["preset"] == path.stem
+    if path.stem != "tiny":
+        assert recipe.steps == 1_000_000
+        assert [phase.sequence_length for phase in recipe.phases] == [128, 512]
+        # One line from 1e-4 at step 10,000 to 0 at step 1,000,000, over both phases.
+        first, second = recipe.phases
+        assert first.final_learning_rate == pytest.approx(second.learning_rate)
+        assert second.learning_rate == pytest.approx(1e-4 * 100_000 / 990_000, rel=1e-4)

@@ -1,0 +1,51 @@
+"""What MLflow's pages show of a run is grouped, dotted and readable."""
+
+import pytest
+
+from pipeline.training.run_page import description, flatten, metric_name, page_address, parameters
+
+RECIPE = {
+    "run": "RUNS/a",
+    "model": {"preset": "base"},
+    "objective": "mlm+nsp",
+    "deepspeed": "zero1",
+    "precision": "bf16",
+    "phases": [{"shards": "SHARDS/128", "sequence_length": 128, "global_batch": 256, "steps": 900}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("loss", "train/loss"),
+        ("nsp_accuracy", "train/nsp_accuracy"),
+        ("held_out_mlm_loss", "held_out/mlm_loss"),
+        ("step", "progress/step"),
+        ("tokens", "progress/tokens"),
+        ("tokens_per_second", "speed/tokens_per_second"),
+        ("gradient_norm", "optimizer/gradient_norm"),
+        ("a_name_that_a_later_version_adds", "train/a_name_that_a_later_version_adds"),
+    ],
+)
+def test_curves_are_grouped_by_what_they_tell(name: str, shown: str) -> None:
+    assert metric_name(name) == shown
+
+
+def test_nested_values_become_dotted_keys() -> None:
+    assert flatten({"a": {"b": [1, {"c": None}]}, "d": "e"}) == {"a.b.0": 1, "a.b.1.c": None, "d": "e"}
+
+
+def test_a_parameter_is_text_that_mlflow_takes() -> None:
+    assert parameters({"a": {"b": None}, "c": "x" * 9000}) == {"a.b": "None", "c": "x" * 6000}
+
+
+def test_the_description_names_the_phases_and_what_the_run_was_made_from() -> None:
+    text = description(RECIPE, {"bertpipe.vocabulary": "abc", "bertpipe.shards.0": "def"})
+    assert "model `base`, objective `mlm+nsp`, `zero1`, `bf16`; run folder `RUNS/a`" in text
+    assert "- phase 0: `SHARDS/128`, 128 tokens, 256 sequences a step, 900 steps\n" in text
+    assert "- vocabulary: `abc`\n- shards.0: `def`" in text
+
+
+def test_the_address_opens_the_run_among_trainings() -> None:
+    wanted = "http://host:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
+    assert page_address("http://host:5000/", "3", "abc") == wanted
