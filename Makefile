@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # Two test processes: the suite is sized for two cores.
 JOBS ?= 2
 
-.PHONY: install demo test lint format bench clean
+.PHONY: install demo test test-cluster lint format bench clean
 
 install: $(INSTALLED)
 
@@ -23,6 +23,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
+
+# A real SLURM of two nodes, a real tracking server, a real browser: as root on Debian, which apt can add to.
+test-cluster: $(INSTALLED)
+	$(BIN)/python -m pytest tests/cluster
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -39,6 +39,8 @@ def join_world(world: World) -> None:
     # init_distributed would compile this op for 40 s; only inference uses it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if local_devices():
+        # DeepSpeed takes LOCAL_RANK for the device's number, which it isn't where each rank sees one device only.
+        os.environ["LOCAL_RANK"] = device_of(world).partition(":")[2]
         torch.cuda.set_device(device_of(world))
     try:
         deepspeed.init_distributed(dist_backend="nccl" if local_devices() else "gloo", verbose=False)

@@ -25,8 +25,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return read_after(run, 0)
 
 
-def read_after(run: Path, step: int) -> list[dict[str, Any]]:
-    """The steps on record after `step`, sought by halving the file: it costs what it returns."""
+def read_after(run: Path, step: int, *, limit: int | None = None) -> list[dict[str, Any]]:
+    """The steps on record after `step`, at most `limit`, sought by halving the file: it costs what it returns."""
     path = run / METRICS
     lines: list[dict[str, Any]] = []
     if not path.exists():
@@ -34,7 +34,7 @@ def read_after(run: Path, step: int) -> list[dict[str, Any]]:
     with path.open("rb") as file:
         file.seek(_end_of(file, step))
         for line in file:
-            if _step_of(line) == float("inf"):
+            if _step_of(line) == float("inf") or len(lines) == limit:
                 break
             lines.append(json.loads(line))
     return lines

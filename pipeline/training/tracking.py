@@ -1,9 +1,9 @@
 """The one door to MLflow: a run's parameters, lineage, metrics and artefacts, sent by a thread of its own.
 
-In: steps as they are logged to `metrics.jsonl`. Out: one MLflow run, continued after every resume (its id
-lives in `RUN/tracking.json`). What always holds: training never waits for the server, nor ends because of
-it; every step stands once, since only steps beyond the last one that the server holds are sent; what could
-not be sent is in `metrics.jsonl` and goes out at the next start.
+In: `metrics.jsonl`, which holds every step before it is sent. Out: one MLflow run, continued after every resume
+(its id lives in `RUN/tracking.json`). What always holds: training never waits for the server, nor ends because
+of it; every step stands once and in order, at the time it was trained, since only steps beyond the last one
+that the server holds are sent; what could not be sent goes out when the server is back, or at the next start.
 
 Example:
     with open_tracker(policy, run, …) as tracker:
@@ -12,10 +12,11 @@ Example:
 
 import logging
 import os
-import queue
+import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,17 +26,29 @@ from pipeline import storage
 from pipeline.errors import Stopped
 from pipeline.progress import say
 from pipeline.recipe import TrackingPolicy
-from pipeline.training.metrics import read_after
+from pipeline.training.metrics import METRICS, read_after
+from pipeline.training.run_page import heading, metric_name, page_address, parameters
 
 TRACKING = "tracking.json"
+# The tag by which a run is found again whose creation the server never confirmed.
+_KEY = "bertpipe.key"
 _SECONDS_BETWEEN_BATCHES = 2.0
-# MLflow's own limits on one request.
+# Steps read from the record at once, and MLflow's own limits on one request.
+_STEPS_A_READ = 500
 _METRICS_A_BATCH = 1000
 _PARAMETERS_A_BATCH = 100
-_PARAMETER_LENGTH = 6000
-# At the end of a run: how long to go on trying to deliver what is left.
+# One try a call, and none of them long: trying again is the thread's own business.
+_CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # It would print addresses to standard output, which is for results; `_find_or_create` says ours.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+# At the end of a run: how long to wait for a server that takes what is left, and for one that does not answer.
 _SECONDS_TO_FINISH = 60.0
-_END_OF_QUEUE = None
+_SECONDS_FOR_THE_SILENT = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +64,7 @@ class Tracker(Protocol):
     """Takes steps; see the module's promises."""
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Keep a step to be sent."""
+        """A step stands in `metrics.jsonl`."""
 
     def __enter__(self) -> Self: ...
 
@@ -92,18 +105,19 @@ def tracking_uri(policy: TrackingPolicy, run: Path) -> str:
 
 
 class MlflowTracker:
-    """Sends steps to MLflow from a thread."""
+    """Sends the steps of `metrics.jsonl` to MLflow from a thread."""
 
     def __init__(self, experiment: str, uri: str, run: Path, record: RunRecord) -> None:
         self._experiment, self._uri, self._run, self._record = experiment, uri, run, record
-        self._queue: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
-        self._pending: list[Mapping[str, Any]] = []
+        self._started = time.time()
         self._client: Any = None
         self._run_id = ""
-        self._last_sent = 0
-        self._kept = False
-        self._warned = False
+        # The last step that the server holds, and when it was trained (milliseconds since 1970).
+        self._sent, self._sent_time = 0, 0
+        self._artefacts_wait = True
+        self._failing = False
         self._status = "FINISHED"
+        self._ended, self._gave_up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._send, name="mlflow", daemon=True)
 
     def __enter__(self) -> Self:
@@ -111,107 +125,100 @@ class MlflowTracker:
         return self
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Keep a step to be sent; returns at once."""
-        self._queue.put(metrics)
+        """Nothing to do: the thread finds the step in `metrics.jsonl`, the one place where steps wait."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
             self._status = "KILLED" if isinstance(error, Stopped) else "FAILED"
-        self._queue.put(_END_OF_QUEUE)
-        self._thread.join(timeout=_SECONDS_TO_FINISH)
-        if self._thread.is_alive() or self._pending:
-            say(
-                f"warning: the tracking server {self._uri} did not take the last {len(self._pending)} steps; "
-                f"they are in {self._run / 'metrics.jsonl'}, and running the same command again sends them"
-            )
+        self._ended.set()
+        began = time.monotonic()
+        while self._thread.is_alive():
+            waited = time.monotonic() - began
+            if waited > (_SECONDS_FOR_THE_SILENT if self._failing else _SECONDS_TO_FINISH):
+                self._gave_up.set()
+                say(
+                    f"warning: {self._uri} has not taken all of this run; its steps are in {self._run / METRICS}, "
+                    "and running the same command again sends them"
+                )
+                return
+            self._thread.join(timeout=0.1)
 
     def _send(self) -> None:
-        """The thread: gather, connect, send; until the queue ends and nothing is left to send."""
-        ended, deadline = False, float("inf")
-        while not ended or (self._pending and time.monotonic() < deadline):
-            if not ended and self._gather():
-                ended, deadline = True, time.monotonic() + _SECONDS_TO_FINISH / 2
+        """The thread: connect and send, until the run has ended and all of it is sent, or nobody waits."""
+        while not self._gave_up.is_set():
+            # Asked before sending: a step that was logged before the end is among those that are read now.
+            ended = self._ended.is_set()
             try:
                 self._connect()
-                self._send_pending()
+                self._send_steps()
+                self._send_artefacts()
                 if ended:
-                    self._client.set_terminated(self._run_id, self._status)
-                self._warned = False
+                    self._conclude()
+                    return
             except Exception as error:  # whatever a server, a network or a database does, training goes on
-                # Found anew with the next batch: a call that failed may have been taken all the same.
+                # Found anew at the next try: a call that failed may have been taken all the same.
                 self._client = None
-                self._warn(error)
-                if ended:
-                    time.sleep(_SECONDS_BETWEEN_BATCHES)
-
-    def _gather(self) -> bool:
-        """Move what comes within a batch's time to `_pending`; True where the queue has ended."""
-        until = time.monotonic() + _SECONDS_BETWEEN_BATCHES
-        while (left := until - time.monotonic()) > 0:
-            try:
-                metrics = self._queue.get(timeout=left)
-            except queue.Empty:
-                return False
-            if metrics is _END_OF_QUEUE:
-                return True
-            self._pending.append(metrics)
-        return False
+                self._note(error)
+            (self._gave_up if ended else self._ended).wait(_SECONDS_BETWEEN_BATCHES)
 
     def _connect(self) -> None:
-        """Find or create the run, once; a server that is away now is tried again with the next batch."""
+        """Find or create the run; a server that is away is tried again a little later."""
         if self._client is not None:
             return
-        # One try a call: waiting is this thread's own business.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        for name, value in _CLIENT_SETTINGS.items():
+            os.environ.setdefault(name, value)
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow import MlflowClient
         from mlflow.entities import Param, RunTag
 
         client = MlflowClient(tracking_uri=self._uri)
-        path = str(self._run / TRACKING)
-        known = storage.read_json(path) if storage.exists(path) else {}
-        if known.get("uri") == self._uri:
-            self._run_id = known["run_id"]
+        found = self._find_or_create(client)
+        self._run_id = found.info.run_id
+        if found.info.status != "RUNNING":
             client.update_run(self._run_id, status="RUNNING")
-            # The metric `step` says how far the server is, without fetching a million points.
-            self._last_sent = int(client.get_run(self._run_id).data.metrics.get("step", 0))
-        else:
-            experiment = self._experiment_id(client)
-            made_by = {
-                "mlflow.user": os.environ.get("USER") or str(os.getuid()),
-                "mlflow.source.name": "bertpipe pretrain",
-            }
-            self._run_id = client.create_run(experiment, run_name=self._run.name, tags=made_by).info.run_id
-            storage.write_json(path, {"uri": self._uri, "run_id": self._run_id, "experiment": experiment})
-        parameters = [
-            Param(key, str(value)[:_PARAMETER_LENGTH])
-            for key, value in flatten(self._record.parameters).items()
-        ]
-        for start in range(0, len(parameters), _PARAMETERS_A_BATCH):
-            client.log_batch(self._run_id, params=parameters[start : start + _PARAMETERS_A_BATCH])
-        tags = [RunTag(key, value) for key, value in self._record.tags.items()]
+        # The metric `step` says how far the server is, without fetching a million points.
+        self._sent = int(found.data.metrics.get(metric_name("step"), 0))
+        # MLflow refuses a parameter's second value; what a later start may change becomes a tag.
+        wanted, there = parameters(self._record.parameters), found.data.params
+        new = [Param(key, value) for key, value in wanted.items() if key not in there]
+        for start in range(0, len(new), _PARAMETERS_A_BATCH):
+            client.log_batch(self._run_id, params=new[start : start + _PARAMETERS_A_BATCH])
+        changed = {f"now.{key}": value for key, value in wanted.items() if there.get(key, value) != value}
+        tags = [RunTag(key, value) for key, value in {**self._record.tags, **changed}.items()]
         client.log_batch(self._run_id, tags=tags)
         self._client = client
-        first = self._pending[0]["step"] if self._pending else float("inf")
-        self._pending[:0] = [line for line in read_after(self._run, self._last_sent) if line["step"] < first]
-        if not self._kept:
-            self._keep_artefacts()
+        if self._failing:
+            say(f"{self._uri} takes steps again")
+        self._failing = False
 
-    def _keep_artefacts(self) -> None:
-        """Send files and folders, once; a store that refuses them keeps no metric from the server."""
-        self._kept = True
-        try:
-            for artefact in self._record.artefacts:
-                if artefact.is_dir():
-                    self._client.log_artifacts(self._run_id, str(artefact), artifact_path=artefact.name)
-                else:
-                    self._client.log_artifact(self._run_id, str(artefact))
-        except Exception as error:  # as in `_send`
-            say(f"warning: {self._uri} does not take artefacts ({_first_line(error)})")
+    def _find_or_create(self, client: Any) -> Any:
+        """The MLflow run of this run folder on this server."""
+        path = str(self._run / TRACKING)
+        servers: dict[str, Any] = storage.read_json(path) if storage.exists(path) else {}
+        if self._uri not in servers:
+            # Written before it is asked for: a run whose creation was never confirmed is found by its key.
+            servers[self._uri] = {"key": uuid.uuid4().hex}
+            storage.write_json(path, servers)
+        known = servers[self._uri]
+        if "run_id" in known:
+            return client.get_run(known["run_id"])
+        experiment = self._experiment_id(client)
+        orphans = client.search_runs([experiment], filter_string=f"tags.`{_KEY}` = '{known['key']}'")
+        found = orphans[0] if orphans else self._create(client, experiment, known["key"])
+        servers[self._uri] = known | {"experiment": experiment, "run_id": found.info.run_id}
+        storage.write_json(path, servers)
+        if self._uri.startswith("http"):
+            say(f"recorded at {page_address(self._uri, experiment, found.info.run_id)}")
+        return found
+
+    def _create(self, client: Any, experiment: str, key: str) -> Any:
+        first = read_after(self._run, 0, limit=1)
+        began = min([self._started, *(line["time"] for line in first if "time" in line)])
+        tags = {_KEY: key, **heading(self._record.parameters, self._record.tags)}
+        return client.create_run(experiment, run_name=self._run.name, start_time=int(began * 1000), tags=tags)
 
     def _experiment_id(self, client: Any) -> str:
         found = client.get_experiment_by_name(self._experiment)
@@ -220,49 +227,70 @@ class MlflowTracker:
         # The embedded database keeps its artefacts beside itself, wherever the command was started.
         beside = (self._run.resolve().parent / "mlartifacts").as_uri()
         location = beside if self._uri.startswith("sqlite:") else None
-        # MLflow's pages otherwise take an experiment for one about prompts and traces.
+        # What MLflow's pages call a training; otherwise they take it for prompts and traces.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         return str(client.create_experiment(self._experiment, artifact_location=location, tags=kind))
 
-    def _send_pending(self) -> None:
-        from mlflow.entities import Metric
+    def _send_steps(self) -> None:
+        """Send what `metrics.jsonl` holds beyond the last step that the server has."""
+        while lines := read_after(self._run, self._sent, limit=_STEPS_A_READ):
+            for batch in _batches(lines):
+                self._client.log_batch(self._run_id, metrics=[metric for line in batch for metric in line])
+                self._sent, self._sent_time = batch[-1][0].step, batch[-1][0].timestamp
 
-        now = int(time.time() * 1000)
-        while self._pending:
-            batch: list[Any] = []
-            taken = 0
-            for metrics in self._pending:
-                if len(batch) + len(metrics) > _METRICS_A_BATCH:
-                    break
-                taken += 1
-                if metrics["step"] > self._last_sent:
-                    batch += [
-                        Metric(name, float(value), now, metrics["step"]) for name, value in metrics.items()
-                    ]
-            if batch:
-                self._client.log_batch(self._run_id, metrics=batch)
-            self._last_sent = max(self._last_sent, self._pending[taken - 1]["step"])
-            del self._pending[:taken]
+    def _send_artefacts(self) -> None:
+        """Send files and folders, once; a store that refuses them keeps no metric from the server."""
+        if not self._artefacts_wait:
+            return
+        try:
+            for artefact in self._record.artefacts:
+                if artefact.is_dir():
+                    self._client.log_artifacts(self._run_id, str(artefact), artifact_path=artefact.name)
+                else:
+                    self._client.log_artifact(self._run_id, str(artefact))
+            self._artefacts_wait = False
+        except Exception as error:  # as in `_send`
+            # Asked before it is called a refusal: a server that went away is an error of its own, and tried again.
+            self._client.get_run(self._run_id)
+            self._artefacts_wait = False
+            say(f"warning: {self._uri} does not take artefacts ({_reason(error)})")
 
-    def _warn(self, error: Exception) -> None:
-        if not self._warned:
-            say(f"warning: {self._uri} does not take steps ({_first_line(error)}); they are kept for it")
-        self._warned = True
+    def _conclude(self) -> None:
+        """Mark the run; it ended when its last step did, which may be long before the server heard of it."""
+        if self._sent_time:
+            self._client.set_terminated(self._run_id, self._status, end_time=self._sent_time)
+        else:
+            self._client.update_run(self._run_id, status=self._status)
+
+    def _note(self, error: Exception) -> None:
+        if not self._failing:
+            say(f"warning: {self._uri} does not take steps ({_reason(error)}); they are kept for it")
+        self._failing = True
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _batches(lines: Sequence[Mapping[str, Any]]) -> Iterator[list[list[Any]]]:
+    """Steps as MLflow's metrics, in portions that one request may hold; a step is never parted."""
+    from mlflow.entities import Metric
+
+    batch: list[list[Any]] = []
+    for line in lines:
+        # When the step was trained, not when it is sent: so a repeated request is no second point, either.
+        moment = int(line.get("time", time.time()) * 1000)
+        step = [
+            Metric(metric_name(name), float(value), moment, line["step"])
+            for name, value in line.items()
+            if name != "time" and isinstance(value, int | float)
+        ]
+        if batch and sum(map(len, batch)) + len(step) > _METRICS_A_BATCH:
+            yield batch
+            batch = []
+        batch.append(step)
+    if batch:
+        yield batch
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as dotted keys: `{"phases": [{"steps": 3}]}` → `{"phases.0.steps": 3}`."""
-    if isinstance(value, Mapping):
-        items: Any = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    else:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in items:
-        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+def _reason(error: Exception) -> str:
+    """What went wrong, in a few words: of a connection's error, nested three deep, the innermost."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    innermost = re.search(r"Caused by \w+\([\"'](?:.*?\): )?(.*?)[\"']?\)\)", line)
+    return innermost[1] if innermost else line

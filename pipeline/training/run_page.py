@@ -1,0 +1,88 @@
+"""What a person sees of a run on a tracking server's pages: names, parameters, a description, a link.
+
+In: a recipe as plain values, lineage tags, names of `metrics.jsonl`. Out: the same as MLflow shows it best:
+curves grouped by what they tell, nested keys dotted, a list of what the run was made from. What always holds:
+these are pure functions; nothing here talks to a server.
+
+Example:
+    metric_name("held_out_mlm_loss") → "held_out/mlm_loss"
+"""
+
+import getpass
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline import __version__
+
+# MLflow's own limit.
+_PARAMETER_LENGTH = 6000
+_PROGRESS = ("step", "epoch", "phase", "samples", "tokens")
+_OPTIMIZER = ("learning_rate", "gradient_norm", "loss_scale")
+_SPEED = ("sequences_per_second", "tokens_per_second", "mfu", "data_wait_share")
+_HELD_OUT = "held_out_"
+
+
+def metric_name(name: str) -> str:
+    """A name of `metrics.jsonl` with its group before a slash: MLflow draws a group's curves together."""
+    if name.startswith(_HELD_OUT):
+        return f"held_out/{name.removeprefix(_HELD_OUT)}"
+    for group, names in (("progress", _PROGRESS), ("optimizer", _OPTIMIZER), ("speed", _SPEED)):
+        if name in names:
+            return f"{group}/{name}"
+    return f"train/{name}"
+
+
+def parameters(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """A recipe's values by dotted key, as text that MLflow takes."""
+    return {key: str(value)[:_PARAMETER_LENGTH] for key, value in flatten(recipe).items()}
+
+
+def heading(recipe: Mapping[str, Any], lineage: Mapping[str, str]) -> dict[str, str]:
+    """The tags that MLflow shows at the head of a run's page: who, with what, and what it is."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return {
+        "mlflow.user": user,
+        "mlflow.source.name": "bertpipe pretrain",
+        "mlflow.note.content": description(recipe, lineage),
+    }
+
+
+def description(recipe: Mapping[str, Any], lineage: Mapping[str, str]) -> str:
+    """Markdown for the run's page: what is trained, in which phases, and from what it was made."""
+    flat = flatten(recipe)
+    lines = [
+        f"BERT pretraining by bertpipe {__version__}: model `{flat.get('model.preset')}`, "
+        f"objective `{flat.get('objective')}`, `{flat.get('deepspeed')}`, `{flat.get('precision')}`; "
+        f"run folder `{flat.get('run')}`.",
+        "",
+    ]
+    lines += [
+        f"- phase {number}: `{phase.get('shards')}`, {phase.get('sequence_length')} tokens, "
+        f"{phase.get('global_batch')} sequences a step, {phase.get('steps')} steps"
+        for number, phase in enumerate(recipe.get("phases", ()))
+    ]
+    lines += [f"- {name.removeprefix('bertpipe.')}: `{value}`" for name, value in lineage.items()]
+    return "\n".join(lines)
+
+
+def page_address(uri: str, experiment: str, run: str) -> str:
+    """Where a browser finds the run; the last word has MLflow show its menu for trainings, not for prompts."""
+    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as dotted keys: `{"phases": [{"steps": 3}]}` → `{"phases.0.steps": 3}`."""
+    if isinstance(value, Mapping):
+        items: Any = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
