@@ -18,9 +18,12 @@ from typing import Any
 import click
 
 from pipeline import __version__
-from pipeline.errors import BertpipeError
+from pipeline.errors import BertpipeError, InputError
 
-_CORPUS_HELP = "Files, folders, globs or URIs of .txt[.gz] and .parquet."
+_CORPUS_HELP = (
+    "Files, folders, globs or URIs of .txt, .jsonl or .ndjson (plain or .gz, .zst, .bz2, .xz), .parquet, and "
+    "wikiextractor's files."
+)
 
 
 class _Group(click.Group):
@@ -37,6 +40,12 @@ class _Group(click.Group):
                 click.echo(f"bertpipe: {error}", err=True)
             sys.stderr.flush()
             context.exit(error.exit_code)
+        except click.UsageError as error:
+            # click would take three lines; the last one says it.
+            where = error.ctx.command_path if error.ctx else "bertpipe"
+            said = " ".join(error.format_message().split())
+            click.echo(f"bertpipe: {said} ({where} --help tells more)", err=True)
+            context.exit(InputError.exit_code)
         except KeyboardInterrupt:
             click.echo("bertpipe: interrupted; run the same command again to continue", err=True)
             context.exit(130)
@@ -69,15 +78,39 @@ def _corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="What a line of text holds: a paragraph to be segmented, or one sentence.",
             ),
             click.option(
-                "--text-column",
-                default="text",
+                "--format",
+                type=click.Choice(["auto", "text", "jsonl", "parquet", "wikiextractor"]),
+                default="auto",
                 show_default=True,
-                help="The Parquet column that holds the text.",
+                help="What all files are; auto: each what its name says, or its beginning where it has no suffix.",
+            ),
+            click.option(
+                "--text-key",
+                "--text-column",
+                "text_key",
+                metavar="KEY",
+                help="The JSON key or Parquet column of the text (or list of sentences); dots lead into objects. "
+                "Default: text, or else sentences.",
+            ),
+            click.option(
+                "--invalid-utf8",
+                type=click.Choice(["error", "replace", "skip"]),
+                default="error",
+                show_default=True,
+                help="A document that is no UTF-8: refuse the corpus, put U+FFFD, or leave the document out.",
             ),
         )
     ):
         command = option(command)
     return command
+
+
+def _read_options(settings: dict[str, Any]) -> Any:
+    """The `ReadOptions` of `_corpus_options`, taken out of a command's `settings`."""
+    from pipeline.corpus.readers import ReadOptions
+
+    names = ("sentences", "format", "text_key", "invalid_utf8")
+    return ReadOptions(**{name: settings.pop(name) for name in names})
 
 
 @main.command()
@@ -92,13 +125,18 @@ def _corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--unused", default=99, show_default=True, help="[unusedN] slots; 99 gives Google's special ids."
 )
 @click.option("--max-bytes", type=int, help="Train on about so many bytes of text, an even sample.")
-@click.option("--limit-alphabet", default=1000, show_default=True, help="Keep the most frequent characters.")
-def vocab(corpus: tuple[str, ...], sentences: Any, text_column: str, output: str, **settings: Any) -> None:
+@click.option(
+    "--coverage",
+    default=0.9995,
+    show_default=True,
+    help="Share of all characters that the alphabet covers at least; the 1,000 most frequent stay in any case.",
+)
+@click.option("--limit-alphabet", type=int, help="Keep the so many most frequent characters instead.")
+def vocab(corpus: tuple[str, ...], output: str, **settings: Any) -> None:
     """Train a WordPiece vocabulary on CORPUS: vocab.txt and tokenizer.json."""
-    from pipeline.corpus.readers import ReadOptions
     from pipeline.corpus.vocab import VocabConfig, run
 
-    read = ReadOptions(sentences=sentences, text_column=text_column)
+    read = _read_options(settings)
     vocabulary = run(VocabConfig(corpus=corpus, output=output, read=read, **settings))
     click.echo(f"{output}: {vocabulary.size} tokens, {'cased' if vocabulary.cased else 'uncased'}")
 
@@ -118,16 +156,21 @@ def vocab(corpus: tuple[str, ...], sentences: Any, text_column: str, output: str
 @click.option(
     "--short-seq-prob", default=0.1, show_default=True, help="Share of documents with short targets."
 )
+@click.option(
+    "--dupe-factor",
+    default=1,
+    show_default=True,
+    help="Sets of pairs that each document gives, cut and paired anew each time.",
+)
 @click.option("--shards", type=int, help="Training tars to write (default: by the corpus's size).")
 @click.option("--workers", type=int, help="Processes (default: one a core); changes no byte.")
 @click.option("--validation-fraction", default=0.01, show_default=True, help="Share of documents held out.")
 @click.option("--seed", default=1, show_default=True)
-def shard(corpus: tuple[str, ...], sentences: Any, text_column: str, output: str, **settings: Any) -> None:
+def shard(corpus: tuple[str, ...], output: str, **settings: Any) -> None:
     """Turn CORPUS into sentence-pair WebDataset tars and manifest.json."""
-    from pipeline.corpus.readers import ReadOptions
     from pipeline.corpus.sharding import ShardConfig, run
 
-    read = ReadOptions(sentences=sentences, text_column=text_column)
+    read = _read_options(settings)
     run(ShardConfig(corpus=corpus, output=output, read=read, **settings))
 
 
@@ -197,6 +240,30 @@ def demo(output: Path, corpus: tuple[str, ...], steps: int | None) -> None:
     from pipeline.demo import DemoConfig, run
 
     run(DemoConfig(output=output, corpus=corpus, steps=steps))
+
+
+@main.command()
+@click.option("--recipe", help="A recipe: what it would need, and whether it fits.")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--gpus", help="With --recipe: GPUs to plan for instead of this machine's, e.g. 8x80GB.")
+@click.option(
+    "--prepare", "build", is_flag=True, help="Build DeepSpeed's ops (with --recipe: those it needs)."
+)
+@click.option(
+    "--extensions",
+    type=click.Path(path_type=Path),
+    help="The folder of built ops (default: $TORCH_EXTENSIONS_DIR, else ~/.cache/bertpipe/extensions).",
+)
+@click.option("--json", "as_json", is_flag=True, help="For a machine.")
+def doctor(as_json: bool, **settings: Any) -> None:
+    """What this machine can do, and what a recipe would need; KEY=VALUE overrides the recipe.
+
+    One line a check: ok, warning or error, what was found, the remedy. Exit code 1 where there is an error, or
+    where the recipe does not fit.
+    """
+    from pipeline.doctor.examination import DoctorConfig, run
+
+    run(DoctorConfig(json=as_json, **settings))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ Example:
 """
 
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import xxhash
 
@@ -20,6 +21,11 @@ _MODULUS = 1 << 128
 # Python and Unicode see white space in these; BERT's normaliser deletes them, which would glue the words
 # on either side together. pdftotext writes one (form feed) at every page's end.
 _SEPARATORS = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
+# A file's byte-order mark, which stands in its middle where files were joined. As a letter it has no width, is
+# deprecated since Unicode 3.2, and BERT's normaliser deletes it.
+_BYTE_ORDER_MARK = "\ufeff"
+# Of a line, looked at in one go: a book's words as a list take eight times its text.
+_PIECE_CHARACTERS = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,21 +35,40 @@ class Document:
     `text` is in canonical form (see `canonical`), each line stripped, no line blank; "" where the corpus
     holds an empty document, which the caller drops and counts. `sentences`, where given, are its sentences
     as the corpus states them, each stripped and none empty; otherwise None, and `text` is to be segmented.
+    `invalid`: what was done to it for being no UTF-8; a skipped one's text is "".
     """
 
     text: str
     sentences: tuple[str, ...] | None = None
+    invalid: Literal["replaced", "skipped"] | None = None
 
 
 def canonical(text: str) -> str:
-    """`text` in NFC, lines ended by a line feed alone, no NUL, and rare separators as spaces."""
-    for unwanted, wanted in (("\0", ""), ("\r\n", "\n"), ("\r", "\n")):
+    """`text` in NFC, lines ended by a line feed alone, no NUL or byte-order mark, rare separators as spaces."""
+    for unwanted, wanted in (("\0", ""), (_BYTE_ORDER_MARK, ""), ("\r\n", "\n"), ("\r", "\n")):
         if unwanted in text:
             text = text.replace(unwanted, wanted)
     for separator in _SEPARATORS:
         if separator in text:
             text = text.replace(separator, " ")
-    return unicodedata.normalize("NFC", text)
+    if len(text) <= _PIECE_CHARACTERS:
+        return unicodedata.normalize("NFC", text)
+    return "".join(unicodedata.normalize("NFC", piece) for piece in _cut_before_spaces(text))
+
+
+def _cut_before_spaces(text: str) -> Iterator[str]:
+    """The text in pieces, none of whose characters compose with those of the next: a space never does.
+
+    Normalised whole, a text takes eight bytes a character beside itself.
+    """
+    start = 0
+    while len(text) - start > _PIECE_CHARACTERS:
+        end = text.find(" ", start + _PIECE_CHARACTERS)
+        if end < 0:
+            break
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def normalise(text: str) -> str:
@@ -51,13 +76,31 @@ def normalise(text: str) -> str:
     return " ".join(canonical(text).split())
 
 
+def single_spaced(line: str) -> Iterator[str]:
+    """`" ".join(line.split())` in pieces: in memory bounded by the pieces, however long the line."""
+    if len(line) <= _PIECE_CHARACTERS:
+        yield " ".join(line.split())
+        return
+    began = apart = False  # whether a word came before, and whether white space came after it
+    for start in range(0, len(line), _PIECE_CHARACTERS):
+        piece = line[start : start + _PIECE_CHARACTERS]
+        if words := piece.split():
+            space = " " if began and (apart or piece[0].isspace()) else ""
+            yield space + " ".join(words)
+            began, apart = True, piece[-1].isspace()
+        else:
+            apart = True
+
+
 def document_hash(text: str) -> tuple[int, int]:
     """The xxh3-128 of the normalised text's UTF-8, as its upper and lower 64 bits."""
     state, space = xxhash.xxh3_128(), b""
-    # Line by line, since a book's words as a list take eight times its text.
     for line in canonical(text).split("\n"):
-        if words := line.split():
-            state.update(space + " ".join(words).encode())
+        for piece in single_spaced(line):
+            if piece:
+                state.update(space + piece.encode())
+                space = b""
+        if line and not line.isspace():
             space = b" "
     whole = state.intdigest()
     return whole >> 64, whole & 0xFFFF_FFFF_FFFF_FFFF

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from pipeline import counter_random, storage
+from pipeline.corpus.casing import marks_notice
 from pipeline.corpus.excerpts import excerpts
 from pipeline.corpus.pairs import SPECIAL_TOKENS
 from pipeline.corpus.shards import SPLITS, Manifest, ShardInfo, read_block, read_manifest
-from pipeline.corpus.tally import unknown_note
+from pipeline.corpus.tally import dropped, unknown_note
 from pipeline.corpus.verification import verify
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError, RunFailed
@@ -82,7 +83,9 @@ def run(config: InspectConfig) -> dict[str, Any]:
     print(json.dumps(report, indent=1, ensure_ascii=False) if config.json else _text(report))
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise RunFailed(f"{config.folder} failed verification: {count}; restore the files or shard again")
+        raise RunFailed(
+            f"{config.folder} failed verification: {count} ({problems[0]}); restore the files or shard again"
+        )
     return report
 
 
@@ -160,9 +163,8 @@ def _text(report: dict[str, Any]) -> str:
         ),
         *_wrapped(
             "corpus",
-            f"{counts['documents']:,} documents ({counts['duplicates']:,} repeated, {counts['empty']:,} empty "
-            f"dropped), {counts['sentences']:,} sentences, {corpus['bytes'] / 1e6:,.1f} MB of text, "
-            f"fingerprint {corpus['fingerprint']}",
+            f"{counts['documents']:,} documents ({dropped(counts)}), {counts['sentences']:,} sentences, "
+            f"{corpus['bytes'] / 1e6:,.1f} MB of text, fingerprint {corpus['fingerprint']}",
         ),
         *_wrapped("made with", ", ".join(f"{name} {value}" for name, value in report["versions"].items())),
         "",
@@ -172,6 +174,8 @@ def _text(report: dict[str, Any]) -> str:
         lines += _wrapped("balance", counts["balance"])
     if note := unknown_note(counts):
         lines += _wrapped("unknown", note)
+    if note := marks_notice(counts.get("marks_lost", {})):
+        lines += _wrapped("casing", note)
     if "lengths" in report:
         lines += ["", *_histogram(report["lengths"], settings["max_seq_length"])]
         tokens, pairs = counts["tokens"] + SPECIAL_TOKENS * counts["pairs"], counts["pairs"]

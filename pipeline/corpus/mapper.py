@@ -10,13 +10,15 @@ Example:
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
 from pipeline import storage
+from pipeline.corpus.casing import Letters
 from pipeline.corpus.documents import Fingerprint
 from pipeline.corpus.readers import ReadOptions, read_documents
 from pipeline.corpus.sentences import segment
@@ -48,6 +50,8 @@ class Spill:
     """What came of one split: its runs, counts of documents (with text; without a token) and of tokens.
 
     tokens, unknown: of all documents, repeated ones too, and those of them that are [UNK]
+    replaced, skipped: documents that were no UTF-8, by what was done about them
+    letters: of the documents' beginnings by script, and those that lose a mark; where uncased
     """
 
     stem: str
@@ -56,6 +60,18 @@ class Spill:
     empty: int
     tokens: int
     unknown: int
+    replaced: int = 0
+    skipped: int = 0
+    letters: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class _Seen:
+    """What is counted on the way from documents to batches; `letters` is None where the vocabulary is cased."""
+
+    fingerprint: Fingerprint
+    invalid: Counter[str]
+    letters: Letters | None
 
 
 @dataclass(frozen=True)
@@ -69,9 +85,11 @@ def map_split(task: MapTask) -> Spill:
     """Write the split's spill. Raises InputError where the split can't be read."""
     vocabulary = _vocabulary(task.vocabulary, task.vocabulary_hash)
     writer = SpillWriter(task.folder, task.stem)
-    fingerprint, rows = Fingerprint(), 0
-    kept = tokens = unknown = 0
-    for pending in _batches(task, fingerprint):
+    seen = _Seen(
+        fingerprint=Fingerprint(), invalid=Counter(), letters=None if vocabulary.cased else Letters()
+    )
+    rows = kept = tokens = unknown = 0
+    for pending in _batches(task, seen):
         rows += len(pending.hashes)
         batch = _tokenise(pending, vocabulary)
         kept += len(batch.high)
@@ -81,10 +99,13 @@ def map_split(task: MapTask) -> Spill:
     spill = Spill(
         stem=task.stem,
         runs=writer.finish(),
-        fingerprint=fingerprint,
+        fingerprint=seen.fingerprint,
         empty=rows - kept,
         tokens=tokens,
         unknown=unknown,
+        replaced=seen.invalid["replaced"],
+        skipped=seen.invalid["skipped"],
+        letters=seen.letters.counts if seen.letters is not None else {},
     )
     storage.write_json(os.path.join(task.folder, f"{task.stem}.json"), asdict(spill))
     return spill
@@ -101,8 +122,11 @@ def read_spill(folder: str, stem: str) -> Spill | None:
         file = os.path.join(folder, run.name)
         if not os.path.exists(file) or os.path.getsize(file) != run.bytes:
             return None
-    counts = {name: mark[name] for name in ("empty", "tokens", "unknown")}
-    return Spill(stem=stem, runs=runs, fingerprint=Fingerprint(**mark["fingerprint"]), **counts)
+    counts = {name: mark[name] for name in ("empty", "tokens", "unknown", "replaced", "skipped")}
+    letters = {script: (each[0], each[1]) for script, each in mark["letters"].items()}
+    return Spill(
+        stem=stem, runs=runs, fingerprint=Fingerprint(**mark["fingerprint"]), letters=letters, **counts
+    )
 
 
 @lru_cache(maxsize=1)
@@ -114,13 +138,19 @@ def _vocabulary(folder: str, vocabulary_hash: str) -> Vocabulary:
     return vocabulary
 
 
-def _batches(task: MapTask, fingerprint: Fingerprint) -> Iterator[_Pending]:
+def _batches(task: MapTask, seen: _Seen) -> Iterator[_Pending]:
     pending, characters = _Pending([], [], []), 0
     for document in read_documents(task.split, task.read):
+        if document.invalid is not None:
+            seen.invalid[document.invalid] += 1
+            if document.invalid == "skipped":
+                continue
+        if seen.letters is not None:
+            seen.letters.add(document.text)
         sentences = document.sentences
         if sentences is None:
             sentences = tuple(segment(document.text, task.language))
-        pending.hashes.append(fingerprint.add(document.text) if document.text else (0, 0))
+        pending.hashes.append(seen.fingerprint.add(document.text) if document.text else (0, 0))
         pending.sentence_counts.append(len(sentences))
         pending.sentences.extend(sentences)
         characters += len(document.text)

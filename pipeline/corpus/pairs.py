@@ -33,8 +33,6 @@ from pipeline.corpus.shards import Block
 
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
 _SHORTEST_TARGET = 2  # tokens: one for each segment
-# The only copy of a document so far; it stands in the key so that more can be drawn without changing it.
-_COPY = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +46,9 @@ class PairOptions:
     """Share of documents that get a shorter target length, drawn uniformly."""
 
     seed: int = 0
+
+    copies: int = 1
+    """Sets of pairs that each document gives, each drawn anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,9 @@ class Partition:
 class PairCounts:
     """How pairs came about; of several partitions by `merge`.
 
+    documents, sentences: each once, however many copies give pairs
     forced: pairs that are random-next because their chunk is one sentence
-    short_documents, short_pairs: those with a target below the longest
+    short_documents, short_pairs: those with a target below the longest, of all copies
     """
 
     documents: int = 0
@@ -106,6 +108,9 @@ class Draft(NamedTuple):
     short: bool
 
 
+_DOCUMENT_A = Draft._fields.index("document_a")
+
+
 def gather(flat: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
     """The ranges [start, stop) of `flat`, laid end to end."""
     # Slices joined in one call: for segments of some sixty tokens faster than an index of every token, and
@@ -124,15 +129,11 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
 
     Raises ValueError where the partition holds documents but not two different ones.
     """
-    balance = Balance()
-    for _ in range(REHEARSALS):
-        for _ in walk(partition, options, balance):
-            pass
-        balance = Balance(balance.met)
-    drafts = list(walk(partition, options, balance))
-    columns = np.array(drafts, dtype=np.int64).reshape(len(drafts), len(Draft._fields))
+    copies = [_columns(partition, options, copy) for copy in range(options.copies)]
+    short_documents = sum(len(np.unique(columns[columns[:, -1] > 0, _DOCUMENT_A])) for columns in copies)
+    columns = np.concatenate(copies)
     # A book's pairs come in a row; shuffled over the partition, a block is a sample of it.
-    columns = columns[counter_random.permutation(shuffle_key, len(drafts))]
+    columns = columns[counter_random.permutation(shuffle_key, len(columns))]
     a_start, a_stop, b_start, b_stop, random_next, document_a, document_b, forced, short = columns.T
     tokens = gather(
         partition.tokens, np.stack([a_start, b_start], 1).ravel(), np.stack([a_stop, b_stop], 1).ravel()
@@ -152,21 +153,32 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
         tokens=len(tokens),
         random_next=int(random_next.sum()),
         forced=int(forced.sum()),
-        short_documents=len(np.unique(document_a[short > 0])),
+        short_documents=short_documents,
         short_pairs=int(short.sum()),
     )
     return block, counts
 
 
-def walk(partition: Partition, options: PairOptions, balance: Balance) -> Iterator[Draft]:
-    """The partition's pairs, document by document, with labels as `balance` steers them."""
+def _columns(partition: Partition, options: PairOptions, copy: int) -> NDArray[np.int64]:
+    """One copy's drafts as rows; each copy is balanced for itself."""
+    balance = Balance()
+    for _ in range(REHEARSALS):
+        for _ in walk(partition, options, balance, copy):
+            pass
+        balance = Balance(balance.met)
+    drafts = list(walk(partition, options, balance, copy))
+    return np.array(drafts, dtype=np.int64).reshape(len(drafts), len(Draft._fields))
+
+
+def walk(partition: Partition, options: PairOptions, balance: Balance, copy: int = 0) -> Iterator[Draft]:
+    """The pairs of one copy of the partition, document by document, with labels as `balance` steers them."""
     longest = options.max_seq_length - SPECIAL_TOKENS
     hashes = partition.document_hashes.tolist()
     firsts = partition.document_offsets.tolist()  # of each document, its first sentence
     offsets = partition.sentence_offsets.tolist()  # of each sentence, its first token
     for document, document_hash in enumerate(hashes):
         balance.begin(document)
-        stream = counter_random.Stream(counter_random.key(options.seed, document_hash, _COPY))
+        stream = counter_random.Stream(counter_random.key(options.seed, document_hash, copy))
         target = longest
         if stream.unit() < options.short_seq_prob:
             target = stream.between(_SHORTEST_TARGET, longest)

@@ -18,10 +18,13 @@ from collections.abc import Iterator
 
 import sentencex
 
+from pipeline.corpus.documents import single_spaced
 from pipeline.errors import InputError
 
 # Those with rules of their own in sentencex 1.0.
 _OWN_RULES = "am ar bg bn ca da de el en es fi fr gu hi hy it ja kk kn ml mr my nl pa pl pt ru sk ta te uk"
+# Those whose sentence ends are among the general rules', and which write no abbreviations with a full stop.
+_GENERAL_RULES = "ko zh"
 _ISO_639_1 = """
     aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz
     ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik
@@ -56,8 +59,8 @@ def has_own_rules(language: str) -> bool:
 
 
 def rules_notice(language: str) -> str | None:
-    """What a person should know of how the language's sentences are found; None where it has its own rules."""
-    if has_own_rules(language) or language == UNDETERMINED:
+    """What a person should know of how the language's sentences are found; None where its rules fit."""
+    if has_own_rules(language) or language in (UNDETERMINED, *_GENERAL_RULES.split()):
         return None
     return (
         f"language {language!r} has no sentence rules of its own; a relative's or English-like ones are used "
@@ -79,10 +82,13 @@ def segment(text: str, language: str) -> list[str]:
 def _pieces(line: str) -> Iterator[str]:
     # sentencex 1.0 panics on an initial after a no-break or ideographic space ("\u00a0K."), so every run of
     # white space becomes one ASCII space; BERT's tokeniser sees no difference.
-    line = " ".join(line.split())
-    start = 0
-    while len(line) - start > _LONGEST_LINE:
-        end = line.rfind(" ", start, start + _LONGEST_LINE) + 1 or start + _LONGEST_LINE
-        yield line[start:end]
-        start = end
-    yield line[start:]
+    rest = ""
+    for piece in single_spaced(line):
+        rest += piece
+        start = 0
+        while len(rest) - start > _LONGEST_LINE:
+            end = rest.rfind(" ", start, start + _LONGEST_LINE) + 1 or start + _LONGEST_LINE
+            yield rest[start:end]
+            start = end
+        rest = rest[start:]
+    yield rest

@@ -42,9 +42,12 @@ class ShardConfig:
     short_seq_prob: float = 0.1
     """Share of documents cut into shorter sequences, of uniformly drawn target length."""
 
+    dupe_factor: int = 1
+    """Sets of pairs that each document gives, cut and paired anew each time."""
+
     shards: int | None = None
-    """Training shards wanted; None: one for each 16 MB of text. Fewer where one would have under 64
-    documents."""
+    """Training shards wanted; None: one for each 16 MB of text, counted as often as it gives pairs. Fewer where
+    one would have under 64 documents."""
 
     workers: int | None = None
     """Processes; None: one a core, as far as each has 4 MB of files to read. Decides no byte."""
@@ -72,7 +75,7 @@ class ShardConfig:
             raise InputError(f"short_seq_prob is {self.short_seq_prob}; it must be 0 to 1")
         if not 0 <= self.validation_fraction <= 0.5:
             raise InputError(f"validation_fraction is {self.validation_fraction}; it must be 0 to 0.5")
-        for name in ("shards", "workers"):
+        for name in ("dupe_factor", "shards", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be 1 or more")

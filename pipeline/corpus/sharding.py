@@ -55,7 +55,8 @@ def run(config: ShardConfig) -> Manifest:
     machine failed (then the same command continues).
     """
     given = load_vocabulary(config.vocab, config.cased) if config.vocab is not None else None
-    splits = find_splits(config.corpus)
+    # Where a vocabulary is trained first, that stage says what was left out.
+    splits = find_splits(config.corpus, config.read.format, notice=say if given is not None else None)
     sources.refuse_overlap(config.corpus, config.output)
     found = sources.look_at(splits)
     files = sources.describe(found)
@@ -168,13 +169,15 @@ def _census(config: ShardConfig, work: str, spills: list[Spill]) -> list[census.
     counted = census.take_census(work, runs, validation_fraction=config.validation_fraction, seed=config.seed)
     if counted.documents < 2:
         empty = sum(spill.empty for spill in spills)
+        no_utf8 = sum(spill.skipped for spill in spills)
+        skipped = f", {no_utf8} skipped as no UTF-8" if no_utf8 else ""
         raise InputError(
             f"the corpus holds {counted.documents} distinct documents with text ({counted.duplicates} "
-            f"repetitions and {empty} empty ones dropped); give two or more, with a blank line between "
+            f"repetitions and {empty} empty ones dropped{skipped}); give two or more, with a blank line between "
             "documents, since a random next segment comes from another document"
         )
     text_bytes = sum(spill.fingerprint.bytes for spill in spills)
-    asked = config.shards or max(1, round(text_bytes / _SHARD_BYTES))
+    asked = config.shards or max(1, round(text_bytes * config.dupe_factor / _SHARD_BYTES))
     plans = census.plan_partitions(counted, asked=asked)
     training = sum(plan.split == "train" for plan in plans)
     if config.shards is not None and training < config.shards:
@@ -204,7 +207,10 @@ def _reduce(
             runs=tuple(run for spill in spills for run in spill.runs),
             plan=plan,
             options=PairOptions(
-                max_seq_length=config.max_seq_length, short_seq_prob=config.short_seq_prob, seed=config.seed
+                max_seq_length=config.max_seq_length,
+                short_seq_prob=config.short_seq_prob,
+                seed=config.seed,
+                copies=config.dupe_factor,
             ),
             made_from=hash_json(made_from),
         )
@@ -229,7 +235,7 @@ def _manifest(
     reduced: list[Reduced],
     files: dict[str, Any],
 ) -> Manifest:
-    corpus, counts = tally.tally(spills, reduced)
+    corpus, counts = tally.tally(spills, reduced, dupe_factor=config.dupe_factor)
     return Manifest(
         settings=config.settings,
         vocabulary=identity(vocabulary),

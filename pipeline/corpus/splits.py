@@ -11,25 +11,18 @@ Example:
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 from urllib.parse import unquote
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline import storage
+from pipeline.corpus.compressed import bare_name
+from pipeline.corpus.formats import KNOWN, Format, Kind, recognise
+from pipeline.corpus.parquet_files import open_parquet
 from pipeline.errors import InputError
 
-Kind = Literal["text", "parquet"]
-
-_KINDS: dict[str, Kind] = {".txt": "text", ".txt.gz": "text", ".parquet": "parquet"}
-KNOWN = ", ".join(_KINDS)
-
 # Of Parquet: large enough that starting a task costs nothing beside it, small enough that one file feeds all
-# cores. A text file is one split, whatever its size: a blank line to cut at is found only by reading.
+# cores. Any other file is one split, whatever its size: where a document ends is found only by reading.
 _SPLIT_BYTES = 64 << 20
 
 
@@ -40,27 +33,44 @@ class Split:
     path: str
     kind: Kind
     row_groups: tuple[int, int] | None = None
-    """Parquet's row groups, first and one past the last; None for text."""
+    """Parquet's row groups, first and one past the last; None for other files, which are read whole."""
 
 
-def find_splits(specs: Sequence[str]) -> list[Split]:
+def find_splits(
+    specs: Sequence[str], format: Format = "auto", *, notice: Callable[[str], None] | None = None
+) -> list[Split]:
     """The splits of every file that `specs` name, sorted by path, each file once.
 
-    Raises InputError where a path does not exist, a folder or glob holds no known file, a named file has
-    an unknown suffix, or a Parquet file is none.
+    format: what all files are; `auto`: those of known kinds are found, each of its own
+    notice: told of files in folders, or matched by globs, that are of no known kind and left out
+    Raises InputError where a path does not exist, a folder or glob holds no known file, a named file is of an
+    unknown kind, or a Parquet file is none.
     """
     if not specs:
         raise InputError("no corpus given; name files, folders, globs or URIs")
-    return [split for path, kind in _unique(specs) for split in _splits_of(path, kind)]
+    left_out: set[str] = set()
+    found = _unique(specs, format, left_out)
+    if left_out and notice is not None:
+        first = min(left_out)
+        many = f"{len(left_out):,} files" if len(left_out) > 1 else "a file"
+        notice(f"left out: {many} of unknown kind, such as {first} (--format says what all files are)")
+    return [split for path, kind in found for split in _splits_of(path, kind)]
 
 
-def _unique(specs: Iterable[str]) -> list[tuple[str, Kind]]:
+def _unique(specs: Iterable[str], format: Format, left_out: set[str]) -> list[tuple[str, Kind]]:
     found: dict[str, tuple[str, Kind]] = {}
     for spec in specs:
-        for path in _paths(spec):
-            kind = _kind(path)
-            if kind is None:
-                raise InputError(f"{path}: unknown kind of file; a corpus is made of {KNOWN}")
+        paths, chosen = _paths(spec)
+        known = [(path, kind) for path in paths if (kind := recognise(path, format)) is not None]
+        if not known:
+            if not chosen and bare_name(spec.lower()).endswith(".json"):
+                raise InputError(f"{spec} does not hold a JSON object a line; jq -c '.[]' writes a list so")
+            if not chosen:
+                raise InputError(f"{spec}: unknown kind of file; known are {KNOWN} (--format names others)")
+            what = "matches" if _has_wildcard(spec) and not storage.is_folder(spec) else "holds"
+            raise InputError(f"{spec} {what} no corpus file; known are {KNOWN} (--format names others)")
+        left_out.update(set(paths) - {path for path, _ in known})
+        for path, kind in known:
             place = path if storage.is_uri(path) else os.path.realpath(path)
             # The least spelling wins, so that the order of the specs decides nothing.
             found[place] = min(found.get(place, (path, kind)), (path, kind))
@@ -87,19 +97,15 @@ def _fixed(pattern: str) -> str:
     return (folder or literal[:1]) + options if literal.startswith("/") else folder + options
 
 
-def _kind(path: str) -> Kind | None:
-    name = storage.last_name(path).lower()
-    return next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), None)
-
-
-def _paths(spec: str) -> list[str]:
+def _paths(spec: str) -> tuple[list[str], bool]:
+    """The files that `spec` stands for, and whether they were chosen by a folder or glob, not by name."""
     try:
         pattern = _has_wildcard(spec)
         if not (pattern and storage.is_uri(spec)):
             if storage.is_folder(spec):
-                return _within(spec, spec)
+                return _within(spec), True
             if storage.exists(spec):
-                return [spec]
+                return [spec], False
         if not pattern:
             raise InputError(f"{spec} does not exist; name files, folders, globs or URIs that do")
         matched = _expand(spec)
@@ -107,22 +113,12 @@ def _paths(spec: str) -> list[str]:
         raise InputError(f"cannot read {spec}: {error.strerror or str(error).splitlines()[0]}") from error
     if not matched:
         raise InputError(f"{spec} matches nothing; check the pattern (** crosses folders)")
-    files = [
-        file
-        for path in matched
-        for file in (_within(path, spec) if storage.is_folder(path) else [path] if _kind(path) else [])
-    ]
-    if not files:
-        raise InputError(f"{spec} matches no corpus file; those end in {KNOWN}")
-    return files
+    return [file for path in matched for file in (_within(path) if storage.is_folder(path) else [path])], True
 
 
-def _within(folder: str, spec: str) -> list[str]:
-    """The known files under a folder; those whose own or whose folder's name starts with a dot are none."""
-    files = [path for path in storage.list_files(folder, hidden=False) if _kind(path)]
-    if not files and folder == spec:
-        raise InputError(f"{folder} holds no corpus file; those end in {KNOWN}")
-    return files
+def _within(folder: str) -> list[str]:
+    """The files under a folder; those whose own or whose folder's name starts with a dot are none."""
+    return storage.list_files(folder, hidden=False)
 
 
 def _expand(pattern: str) -> list[str]:
@@ -146,7 +142,7 @@ def _glob_to_regex(pattern: str) -> str:
 
 
 def _splits_of(path: str, kind: Kind) -> Iterator[Split]:
-    if kind == "text":
+    if kind != "parquet":
         yield Split(path=path, kind=kind)
         return
     with open_parquet(path) as file:
@@ -157,18 +153,3 @@ def _splits_of(path: str, kind: Kind) -> Iterator[Split]:
         if gathered >= _SPLIT_BYTES or group + 1 == metadata.num_row_groups:
             yield Split(path=path, kind=kind, row_groups=(first, group + 1))
             first, gathered = group + 1, 0
-
-
-@contextmanager
-def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """The Parquet file at `path`. Raises InputError where it is none or turns out damaged on the way."""
-    try:
-        with storage.open_read(path) as stream, pq.ParquetFile(stream) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        # Arrow reports damaged data as an OSError without a number; the system's own have one.
-        reason = getattr(error, "strerror", None)
-        if reason:
-            raise InputError(f"cannot read {path}: {reason}") from error
-        detail = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} is no whole Parquet file ({detail}); copy or write it anew") from error

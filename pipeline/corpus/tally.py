@@ -12,6 +12,7 @@ Example:
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.corpus.casing import Letters, marks_notice
 from pipeline.corpus.documents import Fingerprint
 from pipeline.corpus.mapper import Spill
 from pipeline.corpus.pairs import PairCounts
@@ -28,7 +29,9 @@ _MANY_UNKNOWN = 0.05
 _MOSTLY_UNKNOWN = 0.5
 
 
-def tally(spills: Sequence[Spill], reduced: Sequence[Reduced]) -> tuple[dict[str, Any], dict[str, Any]]:
+def tally(
+    spills: Sequence[Spill], reduced: Sequence[Reduced], *, dupe_factor: int = 1
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The manifest's entries `corpus` and `counts`."""
     fingerprint = Fingerprint()
     for spill in spills:
@@ -38,20 +41,26 @@ def tally(spills: Sequence[Spill], reduced: Sequence[Reduced]) -> tuple[dict[str
     for each in reduced:
         total.merge(each.counts)
         sides[each.shard.split].merge(each.counts)
-    empty = sum(spill.empty for spill in spills)
+    letters = Letters()
+    for spill in spills:
+        letters.merge(Letters(spill.letters))
     came = sum(run.documents for spill in spills for run in spill.runs)
     counts = {
-        **_counts(total),
+        **_counts(total, dupe_factor),
+        "dupe_factor": dupe_factor,
         "duplicates": came - total.documents,
-        "empty": empty,
+        "empty": sum(spill.empty for spill in spills),
+        "invalid_replaced": sum(spill.replaced for spill in spills),
+        "invalid_skipped": sum(spill.skipped for spill in spills),
+        "marks_lost": letters.lost(),
         "unknown_share": unknown_share(spills),
         "balance": _balance_note(total, reduced),
-        "splits": {split: _counts(side) for split, side in sides.items() if side.pairs},
+        "splits": {split: _counts(side, dupe_factor) for split, side in sides.items() if side.pairs},
     }
     return fingerprint.as_dict(), counts
 
 
-def _counts(counts: PairCounts) -> dict[str, Any]:
+def _counts(counts: PairCounts, copies: int) -> dict[str, Any]:
     return {
         "documents": counts.documents,
         "sentences": counts.sentences,
@@ -60,7 +69,7 @@ def _counts(counts: PairCounts) -> dict[str, Any]:
         "random_next": counts.random_next,
         "random_share": _share(counts.random_next, counts.pairs),
         "forced_share": _share(counts.forced, counts.pairs),
-        "short_document_share": _share(counts.short_documents, counts.documents),
+        "short_document_share": _share(counts.short_documents, counts.documents * copies),
         "short_pair_share": _share(counts.short_pairs, counts.pairs),
     }
 
@@ -118,8 +127,19 @@ def unknown_note(counts: dict[str, Any]) -> str | None:
         return None
     return (
         f"{share:.1%} of the text's tokens are [UNK], from which nothing is learned: the vocabulary fits the text "
-        "badly; train one on it (bertpipe vocab), with a larger --limit-alphabet where it has many characters"
+        "badly; train one on it (bertpipe vocab), with --coverage nearer to 1 where it has many characters"
     )
+
+
+def dropped(counts: dict[str, Any]) -> str:
+    """What became of documents that give no pairs, and of those that were no UTF-8, in a few words."""
+    said = f"{counts['duplicates']:,} repeated and {counts['empty']:,} empty ones dropped"
+    # Not in manifests of older releases.
+    if skipped := counts.get("invalid_skipped", 0):
+        said += f", {skipped:,} skipped as no UTF-8"
+    if replaced := counts.get("invalid_replaced", 0):
+        said += f", {replaced:,} with U+FFFD for what was no UTF-8"
+    return said
 
 
 def headline(manifest: Manifest) -> str:
@@ -137,9 +157,9 @@ def summary(manifest: Manifest, *, seconds: float, continued: bool) -> list[str]
     counts, megabytes = manifest.counts, manifest.corpus["bytes"] / 1e6
     rate = "continued" if continued else f"{megabytes / max(seconds, 1e-9):.2f} MB/s"
     lines = [
-        f"documents  {counts['documents']:,} of {megabytes:,.1f} MB text ({counts['duplicates']:,} repeated "
-        f"and {counts['empty']:,} empty ones dropped), {counts['sentences']:,} sentences",
-        f"pairs      {headline(manifest)}",
+        f"documents  {counts['documents']:,} of {megabytes:,.1f} MB text ({dropped(counts)}), "
+        f"{counts['sentences']:,} sentences",
+        f"pairs      {headline(manifest)}{_copies(counts)}",
         f"labels     {counts['random_share']:.2%} random-next ({counts['forced_share']:.1%} by force)",
         f"vocabulary {counts['unknown_share']:.2%} of tokens unknown",
         f"time       {duration(seconds)}, {rate}",
@@ -148,4 +168,11 @@ def summary(manifest: Manifest, *, seconds: float, continued: bool) -> list[str]
         lines.append(f"balance    {counts['balance']}")
     if note := unknown_note(counts):
         lines.append(f"unknown    {note}")
+    if note := marks_notice(counts["marks_lost"]):
+        lines.append(f"casing     {note}")
     return lines
+
+
+def _copies(counts: dict[str, Any]) -> str:
+    times = counts["dupe_factor"]
+    return f", each document {times} times over" if times > 1 else ""

@@ -24,6 +24,8 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from pipeline import storage
+from pipeline.corpus.alphabet import choose_alphabet
+from pipeline.corpus.casing import Letters, marks_notice
 from pipeline.corpus.documents import Fingerprint
 from pipeline.corpus.readers import ReadOptions, read_documents
 from pipeline.corpus.sources import refuse_overlap
@@ -77,8 +79,12 @@ class VocabConfig:
     """UTF-8 bytes of text to learn from: whole documents, those with the lowest content hashes, which is a
     uniform draw that no order of files changes. All of the corpus is read to find them. None: all."""
 
-    limit_alphabet: int = 1000
-    """Characters kept, the most frequent; words with others are [UNK]. Chinese wants about 8,000."""
+    coverage: float = 0.9995
+    """Share of the text's characters that the alphabet covers at least; words with others are [UNK]. The 1,000
+    most frequent are kept in any case: all of a European language's, a third of what Chinese needs."""
+
+    limit_alphabet: int | None = None
+    """Characters kept, the most frequent, whatever they cover; None: as `coverage` says."""
 
     read: ReadOptions = field(default_factory=ReadOptions)
     """How the corpus's files are to be understood."""
@@ -86,12 +92,12 @@ class VocabConfig:
     def __post_init__(self) -> None:
         if not self.output:
             raise InputError("output is empty; name the folder to write")
-        least = {"min_frequency": 1, "unused": 0, "limit_alphabet": 1}
-        if self.max_bytes is not None:
-            least["max_bytes"] = 1
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be {minimum} or more")
+        for name, minimum in {"min_frequency": 1, "unused": 0, "limit_alphabet": 1, "max_bytes": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise InputError(f"{name} is {value}; it must be {minimum} or more")
+        if not 0 < self.coverage <= 1:
+            raise InputError(f"coverage is {self.coverage}; it must be above 0, and 1 at most")
         if self.size <= len(self._reserved):
             raise InputError(
                 f"size is {self.size}; {self.unused} unused and {len(SPECIALS)} special tokens alone take "
@@ -118,14 +124,16 @@ def run(config: VocabConfig) -> Vocabulary:
     """
     refuse_overlap(config.corpus, config.output)
     _refuse_other(config, None)
-    splits = find_splits(config.corpus)
-    corpus, words = _count_words(config, splits)
+    splits = find_splits(config.corpus, config.read.format, notice=say)
+    corpus, words, letters = _count_words(config, splits)
     if not corpus.documents:
         raise InputError(f"the corpus {' '.join(config.corpus)} holds no text; name files that do")
     if found := _refuse_other(config, corpus):
         say(f"{config.output} holds this vocabulary already")
         return found
-    alphabet, coverage = _alphabet(words, config.limit_alphabet)
+    if not config.cased and (notice := marks_notice(letters.lost())):
+        say(notice)
+    alphabet, coverage = choose_alphabet(words, coverage=config.coverage, limit=config.limit_alphabet)
     vocabulary = Vocabulary(tokens=_train(config, words, alphabet), cased=config.cased)
     lineage = {
         "artefact": _ARTEFACT,
@@ -175,12 +183,13 @@ def _refuse_other(config: VocabConfig, corpus: Fingerprint | None) -> Vocabulary
     return found
 
 
-def _count_words(config: VocabConfig, splits: Sequence[Split]) -> tuple[Fingerprint, Counter[str]]:
-    corpus, lengths = Fingerprint(), Counter[int]()
+def _count_words(config: VocabConfig, splits: Sequence[Split]) -> tuple[Fingerprint, Counter[str], Letters]:
+    corpus, lengths, letters = Fingerprint(), Counter[int](), Letters()
     with RawCounts() as raw:
         for text in _texts(config, splits, "reading"):
             before = corpus.bytes
             high, _ = corpus.add(text)
+            letters.add(text)
             if config.max_bytes is None:
                 raw.add(text)
             else:
@@ -192,7 +201,7 @@ def _count_words(config: VocabConfig, splits: Sequence[Split]) -> tuple[Fingerpr
                 high, _ = sample.add(text)
                 if _bin(high) in chosen:
                     raw.add(text)
-        return corpus, bert_words(raw.sorted_items(), cased=config.cased)
+        return corpus, bert_words(raw.sorted_items(), cased=config.cased), letters
 
 
 def _texts(config: VocabConfig, splits: Sequence[Split], title: str) -> Iterator[str]:
@@ -224,17 +233,6 @@ def _lowest_bins(lengths: Counter[int], max_bytes: int) -> frozenset[int]:
     return frozenset(chosen)
 
 
-def _alphabet(words: Counter[str], limit: int) -> tuple[list[str], dict[str, Any]]:
-    """The most frequent characters (ties: the lower code point), sorted, and what they cover."""
-    counts: Counter[str] = Counter()
-    for word, count in words.items():
-        for character in word:
-            counts[character] += count
-    kept = sorted(sorted(counts, key=lambda character: (-counts[character], character))[:limit])
-    covered = sum(counts[character] for character in kept) / max(1, counts.total())
-    return kept, {"characters": len(counts), "kept": len(kept), "coverage": round(covered, 6)}
-
-
 def _train(config: VocabConfig, words: Counter[str], alphabet: Sequence[str]) -> tuple[str, ...]:
     known = frozenset(alphabet)
     items = [(word, count) for word, count in words.items() if known.issuperset(word)]
@@ -242,8 +240,9 @@ def _train(config: VocabConfig, words: Counter[str], alphabet: Sequence[str]) ->
     first = [*config._reserved, *alphabet, *continuations]
     if config.size < len(first):
         raise InputError(
-            f"size is {config.size}; special tokens and an alphabet of {len(alphabet)} characters take "
-            f"{len(first)}, so give that or more, or a smaller limit_alphabet"
+            f"size is {config.size}; special tokens and an alphabet of {len(alphabet)} characters, "
+            f"{len(continuations)} of them also inside words, take {len(first)}, so give that or more, or keep fewer "
+            "characters (--limit-alphabet)"
         )
     items, min_frequency = _scaled(items, config.min_frequency)
     learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))

@@ -3,13 +3,19 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline.corpus.readers import ReadOptions
+from pipeline.corpus.sharding import ShardConfig, run
+from pipeline.corpus.shards import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
 
 WORDS = [a + b for a in ("ba", "ke", "lo", "mu", "ni", "po", "ru", "sa", "te", "wi") for b in "bdgklmnprt"]
 SPECIALS = ("[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+LINES = ReadOptions(sentences="lines")
 
 Documents = list[list[str]]
 
@@ -46,3 +52,42 @@ def write_text() -> Callable[[Path, Documents], str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory, make_documents: Any, write_text: Any) -> Path:
+    """Four files of 60 documents."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for index in range(4):
+        write_text(folder / f"part-{index}.txt", make_documents(60, seed=index))
+    return folder
+
+
+@pytest.fixture
+def shard(corpus: Path, word_vocabulary: str, tmp_path: Path) -> Callable[..., Manifest]:
+    """Run the stage on the corpus into tmp_path / "shards", in this process, unless told otherwise."""
+
+    def make(**changed: Any) -> Manifest:
+        config: dict[str, Any] = {
+            "corpus": (str(corpus),),
+            "output": str(tmp_path / "shards"),
+            "vocab": word_vocabulary,
+            "max_seq_length": 64,
+            "shards": 3,
+            "workers": 1,
+            "read": LINES,
+        }
+        return run(ShardConfig(**(config | changed)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def expected(
+    corpus: Path, word_vocabulary: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """The files that `shard()` makes."""
+    output = tmp_path_factory.mktemp("expected") / "shards"
+    settings: dict[str, Any] = {"max_seq_length": 64, "shards": 3, "workers": 1, "read": LINES}
+    run(ShardConfig(corpus=(str(corpus),), output=str(output), vocab=word_vocabulary, **settings))
+    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}

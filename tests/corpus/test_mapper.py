@@ -1,5 +1,6 @@
 """Map: bounded batches, and counts of what the vocabulary doesn't know."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def task(tmp_path: Path, word_vocabulary: str) -> Any:
 def test_rows_without_text_are_batched_too(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mapper, "_BATCH_DOCUMENTS", 50)
     made = task([None] * 120 + ["bab bad."] + [""] * 30)
-    batches = [len(pending.hashes) for pending in mapper._batches(made, mapper.Fingerprint())]
+    seen = mapper._Seen(fingerprint=mapper.Fingerprint(), invalid=Counter(), letters=None)
+    batches = [len(pending.hashes) for pending in mapper._batches(made, seen)]
     assert batches == [50, 50, 50, 1]
     spill = map_split(made)
     assert (spill.empty, spill.fingerprint.documents) == (150, 1)

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -122,6 +123,38 @@ def test_documents_of_one_hash_are_never_paired_and_the_others_are_drawn_evenly(
     expected = 400 / 9
     assert counts.sum() == 400
     assert ((counts - expected) ** 2 / expected).sum() < 26.1  # chi-square, 8 degrees, 0.1 %
+
+
+@given(corpora, options, st.integers(2, 4))
+def test_copies_are_drawn_anew_and_the_first_is_the_only_one_of_one(
+    lengths: Lengths, options: PairOptions, copies: int
+) -> None:
+    partition = partition_of(lengths)
+    single, alone = build_pairs(partition, options, shuffle_key=1)
+    block, counts = build_pairs(partition, replace(options, copies=copies), shuffle_key=1)
+    assert (block.document_a[block.random_next] != block.document_b[block.random_next]).all()
+    assert (counts.documents, counts.sentences) == (alone.documents, alone.sentences)
+    rows = [Counter(rows_of(each)) for each in (single, block)]
+    assert rows[0] <= rows[1]
+    assert set(block.document_a.tolist()) == set(partition.document_hashes.tolist())
+
+
+def rows_of(block: Any) -> list[tuple[int, ...]]:
+    """A block's pairs, each as its documents and tokens."""
+    return [
+        (int(block.document_a[row]), int(block.document_b[row]), *block.tokens[start:stop].tolist())
+        for row, (start, stop) in enumerate(zip(block.offsets, block.offsets[1:], strict=False))
+    ]
+
+
+def test_copies_balance_and_few_of_their_pairs_are_equal() -> None:
+    partition = partition_of(english_lengths(200, 3))
+    _, alone = build_pairs(partition, PairOptions(max_seq_length=128), shuffle_key=1)
+    block, counts = build_pairs(partition, PairOptions(max_seq_length=128, copies=5), shuffle_key=1)
+    assert counts.pairs == pytest.approx(5 * alone.pairs, rel=0.05)
+    assert abs(counts.random_next / counts.pairs - 0.5) < 0.01
+    assert len(set(rows_of(block))) > 0.95 * len(block)
+    assert counts.short_documents == pytest.approx(0.1 * 5 * 200, abs=40)
 
 
 def test_a_partition_of_one_document_is_refused() -> None:

@@ -175,6 +175,8 @@ def test_a_size_too_small_names_the_smallest_that_then_works(tmp_path: Path) -> 
         ({"min_frequency": 0}, "min_frequency is 0; it must be 1 or more"),
         ({"unused": -1}, "unused is -1; it must be 0 or more"),
         ({"limit_alphabet": 0}, "limit_alphabet is 0; it must be 1 or more"),
+        ({"coverage": 0.0}, "coverage is 0.0; it must be above 0, and 1 at most"),
+        ({"coverage": 1.1}, "coverage is 1.1; it must be above 0, and 1 at most"),
         ({"max_bytes": 0}, "max_bytes is 0; it must be 1 or more"),
     ],
 )
@@ -357,9 +359,15 @@ def counts_of_whole_text(text: str, *, cased: bool) -> Counter[str]:
     return Counter(word for word in words if len(word) <= 100)
 
 
-@given(text=st.text(max_size=300).map(canonical), cased=st.booleans())
-def test_word_counts_are_those_of_bert_on_the_whole_text(text: str, cased: bool) -> None:
-    with RawCounts() as raw:
+any_text = st.one_of(
+    st.text(max_size=300), st.text(st.sampled_from("ab \n.三重\u3400\ufa0e\U0002b820\u0301か"), max_size=60)
+)
+
+
+@given(text=any_text.map(canonical), cased=st.booleans(), piece=st.sampled_from([1, 5, 1 << 20]))
+def test_word_counts_are_those_of_bert_on_the_whole_text(text: str, cased: bool, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch, RawCounts() as raw:
+        patch.setattr(word_counts, "_PIECE_CHARACTERS", piece)
         raw.add(text)
         assert bert_words(raw.sorted_items(), cased=cased) == counts_of_whole_text(text, cased=cased)
 
