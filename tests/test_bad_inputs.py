@@ -67,7 +67,7 @@ TABLE = [
     Row("vocab good.txt -o good.parquet --size 200", "good.parquet is a file", VOCAB),
     Row("vocab good.txt -o VOCAB --size 200", "VOCAB holds a vocab.txt of unknown origin", VOCAB),
     Row("vocab good.txt -o READONLY/OUT --size 200", "READONLY", VOCAB),
-    Row("vocab good.txt -o OUT --sise 200", "--sise", VOCAB),
+    Row("vocab good.txt -o OUT --sise 200", "No such option '--sise'", VOCAB),
     # Shards.
     Row("shard good.txt -o OUT --vocab NOWHERE", "NOWHERE does not exist", SHARD),
     Row("shard good.txt -o OUT --vocab NOMASK", "no [MASK]", SHARD),
@@ -163,7 +163,7 @@ TABLE = [
     Row("doctor --gpus 8x80GB", "add --recipe", PLAN),
     Row("demo --steps 0", "--steps is 0", VOCAB),
     Row("demo --corpus missing.txt -o OUT", "missing.txt does not exist", VOCAB),
-    Row("pretrane good.yaml", "pretrane", PRETRAIN),
+    Row("pretrane good.yaml", "Did you mean 'pretrain'?", PRETRAIN),
 ]
 
 
