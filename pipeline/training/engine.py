@@ -13,7 +13,10 @@ Example:
 import gc
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +35,9 @@ def join_world(world: World) -> None:
     """Connect this process with the other ranks: NCCL on GPUs, gloo on CPUs. Called once a process."""
     os.environ.update(world.environment())
     _hush()
-    import deepspeed
-    import deepspeed.ops
+    with _without_mlflow():
+        import deepspeed
+        import deepspeed.ops
     import torch
 
     # init_distributed would compile this op for 40 s; only inference uses it.
@@ -58,6 +62,19 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # DeepSpeed sets its logger's level at import; a filter stays.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+@contextmanager
+def _without_mlflow() -> Iterator[None]:
+    """Keep DeepSpeed from importing MLflow for its autotuner, which a second of every rank's start went into."""
+    unloaded = "mlflow" not in sys.modules
+    if unloaded:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if unloaded:
+            del sys.modules["mlflow"]
 
 
 def leave_world() -> None:

@@ -44,7 +44,7 @@ def recipe(shards: Path, tmp_path: Path) -> dict[str, Any]:
         "checkpoint": {"every": 5, "keep_last": 2},
         "evaluate": {"every": 10, "sequences": 32},
         "tracking": {"experiment": None},
-        "loader": {"workers": 1},
+        "loader": {"workers": 0},
     }
 
 

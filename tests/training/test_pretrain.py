@@ -18,6 +18,7 @@ from pipeline.training.metrics import read_metrics
 def test_killed_anywhere_the_same_command_repeats_the_undisturbed_run_to_the_last_bit(
     recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, processes: Any
 ) -> None:
+    recipe["loader"]["workers"] = 1
     path = write_recipe(recipe)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     whole = cli("pretrain", path, f"run={undisturbed}", "--ranks", 2)
@@ -40,6 +41,7 @@ def test_killed_anywhere_the_same_command_repeats_the_undisturbed_run_to_the_las
 def test_a_killed_launcher_leaves_no_process_behind(
     recipe: dict[str, Any], write_recipe: Any, tmp_path: Path, processes: Any
 ) -> None:
+    recipe["loader"]["workers"] = 1
     recipe["phases"][0]["steps"] = 100_000
     run = Path(recipe["run"])
     process = processes.begin(write_recipe(recipe), f"run={run}", "--ranks", 2)
@@ -204,7 +206,7 @@ def test_what_a_run_folder_was_begun_with_cannot_change(
         assert complaint in refused.stderr
         assert "Traceback" not in refused.stderr
     # What decides nothing that is learned may change.
-    assert cli("pretrain", path, "checkpoint.keep_last=1", "loader.workers=0", "--ranks", 2).returncode == 0
+    assert cli("pretrain", path, "checkpoint.keep_last=1", "loader.workers=1", "--ranks", 2).returncode == 0
 
 
 def test_one_run_trains_in_a_folder_at_a_time(

@@ -40,6 +40,7 @@ def reference(shards: Path, cli: Any, tmp_path_factory: pytest.TempPathFactory) 
         "phases": [phase | {"learning_rate": 1e-3, "warmup_steps": 4}],
         "evaluate": {"every": 10, "sequences": 32},
         "tracking": {"experiment": None},
+        "loader": {"workers": 0},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     done = cli("pretrain", folder / "recipe.yaml")
