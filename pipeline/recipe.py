@@ -141,6 +141,10 @@ class TrackingPolicy:
     experiment: str | None = "bertpipe"
     uri: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.experiment == "":
+            raise InputError("experiment is empty; name one, or write null for no tracking")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderPolicy:
@@ -226,6 +230,10 @@ class Recipe:
     def steps(self) -> int:
         """The run's steps over all phases."""
         return sum(phase.steps for phase in self.phases)
+
+    def begun_phases(self, step: int) -> int:
+        """How many phases have trained something once `step` steps are done."""
+        return self.phase_of(step - 1) + 1 if step else 0
 
     def phase_of(self, step: int) -> int:
         """The index of the phase that step `step` (from 0) belongs to; the last one's where the run is over."""

@@ -7,6 +7,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -63,9 +64,13 @@ def _corpora(folder: Path) -> None:
     (folder / "list.jsonl").write_text('["text"]\n')
     (folder / "textless.parquet").write_bytes(b"")
     pq.write_table(pa.table({"body": ["a"], "title": ["b"]}), folder / "textless.parquet")
+    doubled = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"])
+    pq.write_table(doubled, folder / "doubled.parquet")
     (folder / "short.parquet").write_bytes((folder / "good.parquet").read_bytes()[:-200])
     (folder / "open_00").write_text(wiki[: wiki.rindex("</doc>")])
     (folder / "FOLDER").mkdir()
+    (folder / "stale.txt").symlink_to("gone.txt")
+    os.mkfifo(folder / "PIPE")
 
 
 def _vocabularies(folder: Path, shards: Path) -> None:
@@ -138,4 +143,7 @@ def _checkpoints(folder: Path) -> None:
     (copy("NOTHINGSAID") / "checkpoint.json").write_text("{}")
     newer = copy("NEWERCHECKPOINT") / "checkpoint.json"
     newer.write_text(json.dumps(json.loads(newer.read_text()) | {"format_version": 99}))
+    rewound = Path(shutil.copytree(folder / "TRAINED", folder / "REWOUND", symlinks=True))
+    record = rewound / "checkpoints" / whole.name / "checkpoint.json"
+    record.write_text(record.read_text().replace('"step": 1,', '"step": 0,', 1))
     (copy("SWAPPED") / "vocab" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")

@@ -67,18 +67,18 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
-            raise InputError(f"masking.strategy is {self.strategy!r}; known are {', '.join(STRATEGIES)}")
+            raise InputError(f"strategy is {self.strategy!r}; known are {', '.join(STRATEGIES)}")
         if not 0 < self.rate <= 1:
-            raise InputError(f"masking.rate is {self.rate}; it must be above 0 and at most 1")
+            raise InputError(f"rate is {self.rate}; it must be above 0 and at most 1")
         shares = {"mask": self.mask, "random": self.random, "keep": self.keep}
         for name, share in shares.items():
             if not 0 <= share <= 1:
-                raise InputError(f"masking.{name} is {share}; it must lie between 0 and 1")
+                raise InputError(f"{name} is {share}; it must lie between 0 and 1")
         if not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
             listed = " + ".join(f"{name} {share}" for name, share in shares.items())
             raise InputError(f"masking's {listed} sum to {sum(shares.values()):g}; they must sum to 1")
         if self.max_predictions is not None and self.max_predictions < 1:
-            raise InputError(f"masking.max_predictions is {self.max_predictions}; it must be at least 1")
+            raise InputError(f"max_predictions is {self.max_predictions}; it must be at least 1")
 
     def most(self, sequence_length: int) -> int:
         """The most tokens guessed in a sequence, in a phase of `sequence_length`."""

@@ -31,6 +31,7 @@ from pipeline.training.checkpoints import (
     CheckpointInfo,
     largest_difference,
     load_network,
+    pinned,
     read_checkpoint,
     read_probe,
 )
@@ -71,21 +72,22 @@ def run(config: ConvertConfig) -> Proof:
         raise InputError(f"{config.output} exists and is not empty; name a new folder")
     if storage.is_uri(str(config.output)) or ":/" in str(config.output):
         raise InputError(f"{config.output} is a URI; convert to a local folder and copy it there")
-    info = read_checkpoint(config.checkpoint)
-    network = load_network(config.checkpoint, info)
-    vocabulary = load_vocabulary(str(config.checkpoint / VOCABULARY))
+    checkpoint = pinned(config.checkpoint)
+    info = read_checkpoint(checkpoint)
+    network = load_network(checkpoint, info)
+    vocabulary = load_vocabulary(str(checkpoint / VOCABULARY))
     if vocabulary.hash != info.vocabulary["hash"]:
         raise RunFailed(
-            f"{config.checkpoint / VOCABULARY} has hash {vocabulary.hash}, the checkpoint was trained with "
+            f"{checkpoint / VOCABULARY} has hash {vocabulary.hash}, the checkpoint was trained with "
             f"{info.vocabulary['hash']}; put that vocabulary back"
         )
     output = config.output.absolute()
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    identity = storage.hash_file(str(config.checkpoint / INFO))
+    identity = storage.hash_file(str(checkpoint / INFO))
     storage.make_folder(str(temporary))
     try:
         _write_model(temporary, network, info, vocabulary, identity)
-        difference = prove(temporary, network.config, read_probe(config.checkpoint))
+        difference = prove(temporary, network.config, read_probe(checkpoint))
         storage.write_text(str(temporary / "README.md"), model_card(info, identity, difference))
         if config.output.exists():
             config.output.rmdir()

@@ -14,14 +14,16 @@ Example:
     info = read_checkpoint(Path("RUNS/mini/checkpoints/latest"))
 """
 
+import json
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.config import ModelConfig
-from pipeline import storage
+from pipeline import lineage, storage
 from pipeline.errors import InputError, RunFailed
 from pipeline.progress import say
 from pipeline.training.engine import TAG
@@ -40,7 +42,8 @@ PROBE = "probe.safetensors"
 VOCABULARY = "vocab"
 # Law 9: the largest difference of two fp32 logits that still counts as the same network.
 TOLERANCE = 1e-4
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_NAME = re.compile(r"step-\d{8,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,9 @@ def name_of(step: int) -> str:
 
 def newest_first(checkpoints: Path) -> list[Path]:
     """The whole checkpoints in a folder."""
-    return sorted((path for path in checkpoints.glob("step-*") if path.is_dir()), reverse=True)
+    there = checkpoints.glob("step-*")
+    # A copy that somebody put beside them under a name of their own is none of them.
+    return sorted((path for path in there if _NAME.fullmatch(path.name) and path.is_dir()), reverse=True)
 
 
 def newest_whole(run: Path) -> tuple[Path, CheckpointInfo] | None:
@@ -89,6 +94,8 @@ def newest_whole(run: Path) -> tuple[Path, CheckpointInfo] | None:
     for folder in there:
         try:
             info = read_checkpoint(folder)
+            if folder.name != name_of(info.step):
+                raise InputError(f"{folder} holds the checkpoint of step {info.step}")
             check_files(folder, info)
         except (InputError, RunFailed) as error:
             say(f"warning: {error}; trying the checkpoint before it")
@@ -111,6 +118,12 @@ def newest_readable(run: Path) -> CheckpointInfo | None:
     return None
 
 
+def pinned(folder: Path) -> Path:
+    """The checkpoint that `latest` points to now, since a run may move it on while its files are read."""
+    is_link = folder.name == LATEST and folder.is_symlink()
+    return folder.parent / os.readlink(folder) if is_link else folder
+
+
 def read_checkpoint(folder: Path) -> CheckpointInfo:
     """What the checkpoint in `folder` is.
 
@@ -124,11 +137,22 @@ def read_checkpoint(folder: Path) -> CheckpointInfo:
         raise InputError(f"{folder} holds no {INFO}; {hint}")
     value = storage.read_json(str(folder / INFO))
     try:
-        if value["format_version"] > FORMAT_VERSION:
-            raise InputError(f"{folder} has format {value['format_version']}; upgrade bertpipe to read it")
+        version, said = value["format_version"], value.pop("hash", None)
+        if version > FORMAT_VERSION:
+            raise InputError(f"{folder} has format {version}; upgrade bertpipe to read it")
+        if version < FORMAT_VERSION:
+            raise InputError(f"{folder} has format {version}, of an older bertpipe; use that release for it")
+        if (found := lineage.hash_json(value)) != said:
+            raise InputError(f"{folder / INFO} is damaged: it has hash {found}, {said} was written")
         return CheckpointInfo(**value)
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{folder / INFO} is damaged: {error}") from error
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{folder / INFO} is damaged: {type(error).__name__} {error}") from error
+
+
+def write_info(folder: Path, info: CheckpointInfo) -> None:
+    """Write the checkpoint's record; it holds its own hash, since it vouches for all other files."""
+    value = json.loads(json.dumps(asdict(info)))
+    storage.write_json(str(folder / INFO), value | {"hash": lineage.hash_json(value)})
 
 
 def check_files(folder: Path, info: CheckpointInfo) -> None:

@@ -11,16 +11,17 @@ Example:
 """
 
 import gc
+import io
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import RunFailed
+from pipeline.errors import InputError, RunFailed
 from pipeline.training.settings import ZeroSettings
 from pipeline.training.world import World, device_of, local_devices
 
@@ -50,8 +51,9 @@ def join_world(world: World) -> None:
         deepspeed.init_distributed(dist_backend="nccl" if local_devices() else "gloo", verbose=False)
     except RuntimeError as error:
         where = f"{world.address}:{world.port}"
-        reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise RunFailed(f"rank {world.rank} cannot meet the others at {where}: {reason}") from error
+        raise RunFailed(
+            f"rank {world.rank} cannot meet the others at {where}: {_first_line(error)}"
+        ) from error
 
 
 def _hush() -> None:
@@ -62,6 +64,27 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # DeepSpeed sets its logger's level at import; a filter stays.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+def check_zero(settings: ZeroSettings) -> None:
+    """Hold a user's own JSON against DeepSpeed's own schema; the shipped ones are known to be good.
+
+    Raises InputError naming what DeepSpeed doesn't take.
+    """
+    if settings.is_shipped:
+        return
+    _hush()
+    with _without_mlflow():
+        from deepspeed.runtime.zero.config import get_zero_config
+    try:
+        get_zero_config(settings.values)
+    except ValueError as error:  # pydantic's, whose first line only counts
+        said = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise InputError(f"deepspeed: {settings.path}: {said or _first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
@@ -105,6 +128,7 @@ class Engine:
         world: World,
     ) -> None:
         import deepspeed
+        from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
         self._world = world
         self.stage, self.precision = settings.stage, precision
@@ -114,9 +138,19 @@ class Engine:
             accumulation=accumulation,
             gradient_clipping=gradient_clipping,
         )
-        self._engine, *_ = deepspeed.initialize(
-            model=network.to(device_of(world)), optimizer=optimizer, config=config, dist_init_required=False
-        )
+        try:
+            # It prints how much memory it takes.
+            with redirect_stdout(io.StringIO()):
+                self._engine, *_ = deepspeed.initialize(
+                    model=network.to(device_of(world)),
+                    optimizer=optimizer,
+                    config=config,
+                    dist_init_required=False,
+                )
+        except (AssertionError, ValueError, KeyError, NotImplementedError, ZeRORuntimeException) as error:
+            raise InputError(
+                f"deepspeed: {settings.path}: DeepSpeed refuses it: {_first_line(error)}"
+            ) from error
 
     @property
     def network(self) -> Any:
@@ -178,6 +212,16 @@ class Engine:
             if self._world.is_first:
                 weights[name] = whole.cpu().clone()
         return weights
+
+    def put_fp32_weights(self, weights: dict[str, "torch.Tensor"]) -> None:
+        """Set the weights that the optimizer keeps; every rank calls it, with the same ones.
+
+        DeepSpeed makes its fp32 copy from the network after rounding that to bf16 or fp16.
+        """
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for name, parameter in self._engine.module.named_parameters():
+            safe_set_full_fp32_param(parameter, weights[name].to(self.device))
 
     def close(self) -> None:
         """Let go of the network and the optimizer's state, so that another engine has room."""

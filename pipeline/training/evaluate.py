@@ -53,7 +53,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
 
     Raises InputError where the two were made with different vocabularies.
     """
-    info = checkpoints.read_checkpoint(config.checkpoint)
+    checkpoint = checkpoints.pinned(config.checkpoint)
+    info = checkpoints.read_checkpoint(checkpoint)
     manifest = read_manifest(config.shards)
     if manifest.vocabulary["hash"] != info.vocabulary["hash"]:
         raise InputError(
@@ -76,7 +77,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         special=SpecialIds.of(vocabulary),
         seed=recipe.seed,
     )
-    network = checkpoints.load_network(config.checkpoint, info)
+    network = checkpoints.load_network(checkpoint, info)
     device = "cuda" if local_devices() else "cpu"
     counted = LabelCounts(vocabulary.size)
     result = evaluate(network.to(device), counted.of(micro_batches), device)

@@ -16,10 +16,11 @@ from pipeline.corpus.shards import Manifest, read_manifest
 from pipeline.corpus.vocabulary import Vocabulary
 from pipeline.recipe import Recipe
 from pipeline.training import preflight
+from pipeline.training.engine import check_zero
 from pipeline.training.ops import check_ops
 from pipeline.training.room import refuse_what_does_not_fit
 from pipeline.training.run_folder import check_folder, with_known_lanes
-from pipeline.training.settings import ZeroSettings, check_precision, read_settings
+from pipeline.training.settings import ZeroSettings, check_optimizers, check_precision, read_settings
 from pipeline.training.world import World, local_devices
 
 
@@ -93,9 +94,11 @@ def make_plan(recipe: Recipe, ranks: int) -> Plan:
     recipe = with_known_lanes(recipe)
     settings = read_settings(recipe.deepspeed)
     check_precision(settings, recipe.precision, local_devices())
+    check_optimizers(settings, [phase.optimizer for phase in recipe.phases])
+    check_zero(settings)
     manifests = tuple(read_manifest(phase.shards) for phase in recipe.phases)
     preflight.check(recipe, manifests, ranks)
-    check_folder(recipe, manifests, ranks, settings.stage)
+    check_folder(recipe, manifests, ranks, settings)
     vocabulary = preflight.vocabulary_of(recipe.phases[0].shards, manifests[0])
     model = recipe.model_config(vocabulary.size)
     check_ops(settings)

@@ -4,7 +4,6 @@ In: a recipe, the manifests of its phases, the number of ranks. Out: nothing, or
 values and the remedy. What always holds: it reads manifests only, so it takes no time and no device.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,23 +64,28 @@ def vocabulary_of(shards: str, manifest: Manifest) -> Vocabulary:
 
 
 # What may change between two starts of one run: nothing that decides what is learned.
-_FREE = ("run", "checkpoint", "evaluate", "tracking", "loader", "activation_checkpointing")
+# The DeepSpeed JSON is compared by content.
+_FREE = ("run", "checkpoint", "evaluate", "tracking", "loader", "activation_checkpointing", "deepspeed")
 
 
 def check_resume(
-    run: Path, recipe: Recipe, known: Recipe, shards: Sequence[str], known_shards: Sequence[str]
+    run: Path,
+    recipe: Recipe,
+    known: Recipe,
+    begun: int,
+    shards: Sequence[str],
+    known_shards: Sequence[str],
 ) -> None:
     """Raise InputError where a run folder was begun by another recipe or on other shards.
 
-    Phases may have been added behind those that are known.
+    begun: how many of the known phases have trained a step; those behind them may change, go, or be added
     """
-    if len(recipe.phases) < len(known.phases):
+    if len(recipe.phases) < begun:
         raise InputError(
-            f"{run} was begun with {len(known.phases)} phases, the recipe has {len(recipe.phases)}; phases can be "
-            "added, not taken away"
+            f"{run} has trained in {begun} phases, the recipe has {len(recipe.phases)}; phases can be added, not "
+            "taken away"
         )
-    here = _bound(dataclasses.replace(recipe, phases=recipe.phases[: len(known.phases)]))
-    there = _bound(known)
+    here, there = _bound(recipe, begun), _bound(known, begun)
     if here != there:
         lines = lineage.difference(here, there)
         raise InputError(
@@ -95,11 +99,11 @@ def check_resume(
             )
 
 
-def _bound(recipe: Recipe) -> dict[str, object]:
+def _bound(recipe: Recipe, begun: int) -> dict[str, object]:
     value = {key: item for key, item in recipe.as_dict().items() if key not in _FREE}
     # A folder may be mounted elsewhere; what it holds is compared by hash.
     value["phases"] = {
         str(index): {key: item for key, item in phase.items() if key != "shards"}
-        for index, phase in enumerate(value["phases"])
+        for index, phase in enumerate(value["phases"][:begun])
     }
     return value

@@ -87,7 +87,9 @@ def train(plan: Plan, world: World, *, trusted: bool) -> None:
     try:
         # Held until the end: nobody else trains in this folder.
         folder = on_first_rank(
-            world, device, lambda: open_folder(plan.recipe, plan.manifests, plan.vocabulary, world)
+            world,
+            device,
+            lambda: open_folder(plan.recipe, plan.manifests, plan.vocabulary, plan.settings, world),
         )
         training = Training(plan, world, checkpoint_at(run_path, _resumed_step(run_path, world, trusted)))
         if world.is_first and training.step:

@@ -22,11 +22,12 @@ from pipeline import storage
 from pipeline.corpus.shards import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
 from pipeline.errors import InputError, RunFailed
-from pipeline.lineage import library_versions
+from pipeline.lineage import difference, library_versions
 from pipeline.processes import available_cores
 from pipeline.recipe import Recipe, read_recipe
 from pipeline.training import checkpoints
 from pipeline.training.preflight import check_resume
+from pipeline.training.settings import ZeroSettings
 from pipeline.training.world import World
 
 RECIPE = "recipe.yaml"
@@ -58,7 +59,7 @@ def with_known_lanes(recipe: Recipe) -> Recipe:
         raise InputError(f"{path}: {error}") from None
 
 
-def check_folder(recipe: Recipe, manifests: Sequence[Manifest], ranks: int, stage: int) -> None:
+def check_folder(recipe: Recipe, manifests: Sequence[Manifest], ranks: int, settings: ZeroSettings) -> None:
     """Raise InputError where the recipe's run folder belongs to something else; touches nothing."""
     if storage.is_uri(recipe.run):
         raise InputError(
@@ -73,19 +74,22 @@ def check_folder(recipe: Recipe, manifests: Sequence[Manifest], ranks: int, stag
         return
     known = read_recipe(str(run / RECIPE))
     lineage = storage.read_json(str(run / LINEAGE)) if (run / LINEAGE).exists() else {}
-    check_resume(run, recipe, known, _hashes(manifests), lineage.get("shards", _hashes(manifests)))
     info = checkpoints.newest_readable(run)
-    if info is not None:
-        if info.zero_stage != stage:
-            raise InputError(
-                f"{run} was checkpointed at ZeRO stage {info.zero_stage}, and deepspeed: {recipe.deepspeed} asks for "
-                f"stage {stage}; resume with stage {info.zero_stage}"
-            )
-        if stage > 0 and info.world_size != ranks:
-            raise InputError(
-                f"{run} was checkpointed by {info.world_size} ranks at ZeRO {info.zero_stage}, and {ranks} are "
-                f"started; resume with --ranks {info.world_size}"
-            )
+    begun = known.begun_phases(info.step if info else 0)
+    known_shards = lineage.get("shards", _hashes(manifests))[:begun]
+    check_resume(run, recipe, known, begun, _hashes(manifests), known_shards)
+    if info is None:
+        return
+    if differences := difference(settings.values, lineage.get("deepspeed", settings.values)):
+        raise InputError(
+            f"{run} was trained with another DeepSpeed configuration ({'; '.join(differences[:3])}); resume with its "
+            "own, or choose another run folder"
+        )
+    if settings.stage > 0 and info.world_size != ranks:
+        raise InputError(
+            f"{run} was checkpointed by {info.world_size} ranks at ZeRO {info.zero_stage}, and {ranks} are "
+            f"started; resume with --ranks {info.world_size}"
+        )
 
 
 def _is_ours(name: str) -> bool:
@@ -94,7 +98,11 @@ def _is_ours(name: str) -> bool:
 
 
 def open_folder(
-    recipe: Recipe, manifests: Sequence[Manifest], vocabulary: Vocabulary, world: World
+    recipe: Recipe,
+    manifests: Sequence[Manifest],
+    vocabulary: Vocabulary,
+    settings: ZeroSettings,
+    world: World,
 ) -> RunFolder:
     """Create or reopen the run folder and lock it; called by the first rank, after `check_folder`.
 
@@ -116,7 +124,12 @@ def open_folder(
             f"the disk of {run} cannot lock files ({error.strerror}); mount it with locks, or use another"
         ) from error
     storage.write_json(
-        str(run / LINEAGE), {"shards": _hashes(manifests), "vocabulary": manifests[0].vocabulary}
+        str(run / LINEAGE),
+        {
+            "shards": _hashes(manifests),
+            "vocabulary": manifests[0].vocabulary,
+            "deepspeed": settings.values,
+        },
     )
     _add_environment(run, world)
     save_vocabulary(vocabulary, str(run / VOCABULARY))

@@ -5,11 +5,11 @@ In: an engine at the end of a step, on every rank. Out: `RUN/checkpoints/step-00
 never points at nothing; a disk that refuses, on any rank, ends in one RunFailed and costs no older checkpoint.
 """
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
 from pipeline.errors import RunFailed
 from pipeline.training.checkpoints import (
     FOLDER,
-    INFO,
     LATEST,
     PROBE,
     VOCABULARY,
@@ -27,6 +26,7 @@ from pipeline.training.checkpoints import (
     CheckpointInfo,
     name_of,
     newest_first,
+    write_info,
 )
 from pipeline.training.engine import TAG, Engine
 from pipeline.training.probe import engine_logits
@@ -122,13 +122,16 @@ def _commit(temporary: Path, final: Path, info: CheckpointInfo) -> None:
             f"{temporary} holds the optimizer's parts of {parts} of {info.world_size} ranks; "
             "the run folder must lie on a disk that all nodes share"
         )
+    # DeepSpeed's own exporters, which can't tie the decoder; weights.safetensors is the export.
+    for script in (temporary / TAG).parent.rglob("zero_to_*.py"):
+        script.unlink()
     files: dict[str, list[Any]] = {}
     for path in sorted(temporary.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             files[str(path.relative_to(temporary))] = [path.stat().st_size, storage.hash_file(str(path))]
-    storage.write_json(str(temporary / INFO), asdict(info) | {"files": files})
+    write_info(temporary, dataclasses.replace(info, files=files))
     _discard(final)
     os.rename(temporary, final)
     storage.sync_folder(str(final.parent))

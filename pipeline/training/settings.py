@@ -11,6 +11,7 @@ Example:
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ _ALLOWED = (
     "flops_profiler",
 )
 _DEVICES = ("none", "cpu", "nvme")
+# Counts of elements; what Hugging Face's trainer fills in for "auto" is nobody's business here.
+_COUNTS = (
+    "reduce_bucket_size",
+    "allgather_bucket_size",
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +53,12 @@ class ZeroSettings:
 
     path: where it lies
     values: the JSON itself
+    is_shipped: whether it is one of deepspeed_configs/
     """
 
     path: str
     values: dict[str, Any]
+    is_shipped: bool = False
 
     @property
     def stage(self) -> int:
@@ -91,6 +103,8 @@ class ZeroSettings:
             "gradient_clipping": gradient_clipping,
             # The engine's own progress lines; ours say more.
             "steps_per_print": 1 << 60,
+            # Ours work element by element, so ZeRO may cut their tensors anywhere.
+            "zero_allow_untested_optimizer": True,
         }
         if precision != "fp32":
             # Sums of thousands of micro-batches' terms in 8 bits of mantissa would lose most of them.
@@ -105,7 +119,8 @@ def read_settings(name: str) -> ZeroSettings:
     Raises InputError where it is missing, is no JSON, or sets what the recipe decides.
     """
     path = Path(name)
-    if path.suffix != ".json":
+    is_shipped = path.suffix != ".json"
+    if is_shipped:
         path = shipped_file(f"deepspeed_configs/{name}.json", what="deepspeed")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -124,7 +139,7 @@ def read_settings(name: str) -> ZeroSettings:
                 "offload and communication only"
             )
     _check_zero(path, values.get("zero_optimization", {}))
-    return ZeroSettings(path=str(path), values=values)
+    return ZeroSettings(path=str(path), values=values, is_shipped=is_shipped)
 
 
 def _check_zero(path: Path, zero: dict[str, Any]) -> None:
@@ -132,16 +147,33 @@ def _check_zero(path: Path, zero: dict[str, Any]) -> None:
     if stage not in STAGES or isinstance(stage, bool):
         known = ", ".join(map(str, STAGES))
         raise InputError(f"deepspeed: {path} asks for ZeRO stage {stage}; there are {known}")
+    for key in _COUNTS:
+        count = zero.get(key, 1)
+        if not isinstance(count, int | float) or isinstance(count, bool) or not 0 < count < float("inf"):
+            raise InputError(f"deepspeed: {path}: {key} is {count!r}; it is a number of elements above 0")
     # DeepSpeed takes offload at too low a stage in silence and offloads nothing.
     for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
         offload = zero.get(key) or {}
-        device = offload.get("device", "none") if isinstance(offload, dict) else offload
+        if not isinstance(offload, dict):
+            raise InputError(
+                f'deepspeed: {path}: {key} is {offload!r}; it holds keys, such as {{"device": "cpu"}}'
+            )
+        device = offload.get("device", "none")
         if device not in _DEVICES:
             raise InputError(f"deepspeed: {path}: {key}.device is {device!r}; known: {', '.join(_DEVICES)}")
         if device != "none" and stage < least:
             raise InputError(
                 f"deepspeed: {path} has {key} at ZeRO stage {stage}; it takes stage {least} or more"
             )
+
+
+def check_optimizers(settings: ZeroSettings, optimizers: Iterable[str]) -> None:
+    """Raise InputError where a phase's optimizer is none that the JSON lets DeepSpeed take."""
+    if settings.wants_cpu_adam and "bert_adam" in optimizers:
+        raise InputError(
+            f"optimizer bert_adam is not DeepSpeed's own Adam, which deepspeed: {settings.path} wants for what it "
+            'offloads; set "zero_force_ds_cpu_optimizer": false there, or optimizer=adamw'
+        )
 
 
 def check_precision(settings: ZeroSettings, precision: str, devices: int) -> None:

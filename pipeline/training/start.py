@@ -53,7 +53,7 @@ def _engine(
     network = BertForPretraining(plan.model, recompute=recipe.activation_checkpointing == "full")
     if weights is not None:
         network.load_state_dict(weights)
-    return Engine(
+    engine = Engine(
         network,
         make_optimizer(
             recipe.phases[phase].optimizer, network, recipe.adamw, cpu_adam=plan.settings.wants_cpu_adam
@@ -66,3 +66,6 @@ def _engine(
         gradient_clipping=recipe.gradient_clipping,
         world=world,
     )
+    if weights is not None and recipe.precision != "fp32":
+        engine.put_fp32_weights(weights)
+    return engine

@@ -1,5 +1,6 @@
 """Phases of one run: their own shards, batch, rate and optimizer; switched and added exactly."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.corpus.shards import read_manifest
 from pipeline.recipe import recipe_from
 from pipeline.training.bert_adam import BertAdam
-from pipeline.training.checkpoints import read_checkpoint
+from pipeline.training.checkpoints import read_checkpoint, read_weights
 from pipeline.training.metrics import read_metrics
 
 
@@ -69,11 +70,17 @@ def test_phases_follow_one_another_and_the_switch_is_exact_under_resume(
     # Every phase ends in a checkpoint, whatever the interval.
     folders = sorted(path.name for path in (undisturbed / "checkpoints").glob("step-*"))
     assert folders == ["step-00000004", "step-00000006", "step-00000008", "step-00000012"]
-    for step in (7, 9):  # killed before the switch's checkpoint is followed by another, and after
-        process = processes.begin(path, f"run={disturbed}", "--ranks", 2)
-        processes.wait_for_step(disturbed, step, process)
-        processes.kill_all(disturbed)
-        process.wait()
+    process = processes.begin(path, f"run={disturbed}", "--ranks", 2)
+    switch = disturbed / "checkpoints" / "step-00000006"
+    while not switch.exists():  # killed at the switch itself, between the two optimizers
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    processes.kill_all(disturbed)
+    process.wait()
+    process = processes.begin(path, f"run={disturbed}", "--ranks", 2)
+    processes.wait_for_step(disturbed, 9, process)
+    processes.kill_all(disturbed)
+    process.wait()
     assert cli("pretrain", path, f"run={disturbed}", "--ranks", 2).returncode == 0
     assert processes.learned(disturbed) == processes.learned(undisturbed)
     lines = read_metrics(undisturbed)
@@ -106,7 +113,7 @@ def test_a_phase_added_to_a_finished_run_continues_it(
     assert "after step 6 of 12" in done.stderr
     assert cli("pretrain", both, f"run={whole}").returncode == 0
     assert processes.learned(added) == processes.learned(whole)
-    # Taken away again, or changed, it is refused.
+    # What has trained can neither be taken away nor changed.
     for path, complaint in (
         (alone, "phases can be added, not taken away"),
         (
@@ -121,6 +128,44 @@ def test_a_phase_added_to_a_finished_run_continues_it(
         assert complaint in refused.stderr
     hashes = [read_manifest(phase["shards"]).hash for phase in (first, second)]
     assert read_checkpoint(added / "checkpoints" / "latest").shards == hashes
+
+
+def test_another_optimizer_begins_from_the_weights_to_the_last_bit(
+    recipe: dict[str, Any], write_recipe: Any, cli: Any
+) -> None:
+    # At such a rate nothing moves: what differs after the switch, the switch has done.
+    phase = recipe["phases"][0] | {"steps": 2, "warmup_steps": 0}
+    recipe["phases"] = [phase, phase | {"optimizer": "bert_adam", "learning_rate": 1e-30}]
+    recipe |= {
+        "precision": "bf16",
+        "checkpoint": {"every": 100, "keep_last": 9},
+        "adamw": {"weight_decay": 0.0},
+    }
+    for name in ("zero1", "zero2", "zero3"):
+        run = Path(recipe["run"]).with_name(name)
+        done = cli("pretrain", write_recipe(recipe), f"run={run}", f"deepspeed={name}")
+        assert done.returncode == 0, done.stderr
+        # DeepSpeed's own words about memory are kept off standard output, which is for results.
+        assert done.stdout == ""
+        before, after = (read_weights(run / "checkpoints" / f"step-0000000{step}") for step in (2, 4))
+        assert all(torch.equal(before[weight], after[weight]) for weight in before)
+
+
+def test_a_phase_that_has_not_begun_may_change(
+    recipe: dict[str, Any], second: dict[str, Any], write_recipe: Any, cli: Any
+) -> None:
+    first = recipe["phases"][0] | {"steps": 2, "warmup_steps": 0}
+    recipe["phases"] = [first, second | {"steps": 2, "warmup_steps": 0}]
+    path = write_recipe(recipe)
+    # The second phase is doomed, which shows at its first step only.
+    broken = cli("pretrain", path, "phases.1.learning_rate=1.0e+30", "gradient_clipping=1.0e+30")
+    assert broken.returncode == 1, broken.stderr
+    mended = cli("pretrain", path, "gradient_clipping=1.0e+30")
+    assert mended.returncode == 0, mended.stderr
+    assert "after step 2 of 4" in mended.stderr
+    refused = cli("pretrain", path, "gradient_clipping=1.0e+30", "phases.1.learning_rate=1.0e-4")
+    assert refused.returncode == 2
+    assert "phases.1.learning_rate: 0.0001 here, 0.0005 there" in refused.stderr
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4))

@@ -197,7 +197,7 @@ def test_what_a_run_folder_was_begun_with_cannot_change(
         (["seed=4"], "seed: 4 here, 3 there"),
         (["phases.0.steps=3"], "phases.0.steps: 3 here, 2 there"),
         (["--ranks", 1], "resume with --ranks 2"),
-        (["deepspeed=zero0"], "deepspeed: 'zero0' here, 'zero1' there"),
+        (["deepspeed=zero0"], "zero_optimization.stage: 0 here, 1 there"),
     ):
         refused = cli(
             "pretrain", path, *(arguments if "--ranks" in arguments else [*arguments, "--ranks", 2])

@@ -37,6 +37,12 @@ def changed_manifest(shards: Path, to: Path, **vocabulary: Any) -> Path:
             '{"zero_optimization": {"stage": 3, "offload_param": {"device": "disk"}}}',
             "known: none, cpu, nvme",
         ),
+        (
+            '{"zero_optimization": {"stage": 2, "offload_optimizer": "cpu"}}',
+            "offload_optimizer is 'cpu'; it holds keys",
+        ),
+        ('{"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}}', "reduce_bucket_size is 'auto'"),
+        ('{"zero_optimization": {"stage": 1, "reduce_bucket_size": 0}}', "reduce_bucket_size is 0"),
         ("{", "is no JSON"),
     ],
 )
@@ -47,6 +53,34 @@ def test_a_deepspeed_file_that_sets_what_the_recipe_decides_is_refused(
     with pytest.raises(InputError) as refused:
         read_settings(str(tmp_path / "own.json"))
     assert complaint in str(refused.value)
+
+
+def test_what_deepspeed_itself_does_not_take_is_refused_before_anything_is_written(
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
+) -> None:
+    path = write_recipe(recipe)
+    second = recipe["phases"][0] | {"optimizer": "bert_adam"}
+    mixed = write_recipe(recipe | {"phases": [*recipe["phases"], second]}, "mixed.yaml")
+    for own, given, complaint in (
+        ({"stage": 1, "stge": 2}, path, "stge"),
+        ({"stage": 2, "offload_optimizer": {"device": "cpu", "fast": True}}, path, "fast"),
+        (
+            {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+            mixed,
+            "bert_adam is not DeepSpeed's own Adam",
+        ),
+    ):
+        (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": own}))
+        refused = cli("pretrain", given, f"deepspeed={tmp_path / 'own.json'}")
+        assert refused.returncode == 2, refused.stderr
+        assert complaint in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+        assert not Path(recipe["run"]).exists()
+    # The control: the like of a shipped one, over both optimizers.
+    (tmp_path / "own.json").write_text('{"zero_optimization": {"stage": 1}}')
+    brief = [f"phases.{index}.{key}" for index in (0, 1) for key in ("steps=1", "warmup_steps=0")]
+    done = cli("pretrain", mixed, f"deepspeed={tmp_path / 'own.json'}", *brief)
+    assert done.returncode == 0, done.stderr
 
 
 def test_another_users_checkpoint_is_not_resumed_without_a_word(
