@@ -8,6 +8,7 @@ Example:
         progress.advance(1, note="part-000.txt")
 """
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -18,7 +19,19 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 def say(line: str) -> None:
     """One line for the person who watches, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    write(f"{line}\n")
+
+
+def write(text: str) -> None:
+    """Text as it stands, on standard error; where nobody reads that any more, only the display is lost."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:  # a pipe whose reader has gone, a terminal that was closed, a full disk
+        # What is still buffered would fail again, here or in another's hands, at the latest when Python ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())
+        os.close(nowhere)
 
 
 def duration(seconds: float) -> str:

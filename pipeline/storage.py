@@ -25,6 +25,12 @@ from pipeline.errors import InputError, RunFailed
 _SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "file", "mock")
 
 
+def check_name(path: str) -> None:
+    """Raise InputError where `path` can't be written down: Linux takes any bytes for a name."""
+    if not path.isascii() and path != path.encode(errors="replace").decode():
+        raise InputError(f"{path!a} is no UTF-8; name another place")
+
+
 def is_uri(path: str) -> bool:
     """Whether `path` names something outside the local file system's plain paths."""
     return "://" in path
@@ -83,6 +89,21 @@ def is_folder(path: str) -> bool:
     return bool(filesystem.get_file_info(inner).type == fs.FileType.Directory)
 
 
+def is_file(path: str) -> bool:
+    """Whether `path` is a file that keeps its bytes: no folder, pipe or device."""
+    if not is_uri(path):
+        return os.path.isfile(path)
+    filesystem, inner = _locate(path)
+    return bool(filesystem.get_file_info(inner).type == fs.FileType.File)
+
+
+def local_path(path: str) -> str | None:
+    """The plain path of what `path` names, also where it is a `file://` URI; None where it lies elsewhere."""
+    if not is_uri(path):
+        return path
+    return _locate(path)[1] if path.startswith("file://") else None
+
+
 def size(path: str) -> int:
     """The file's bytes."""
     if not is_uri(path):
@@ -94,11 +115,14 @@ def size(path: str) -> int:
 def list_files(folder: str, *, hidden: bool = True) -> list[str]:
     """Every file under `folder`, at any depth, sorted, spelled as `folder` is; linked folders are followed.
 
+    A link to something that is gone is among them, for whoever needs it to stumble over.
     hidden: also those whose own or whose folder's name, below `folder`, starts with a dot.
     Raises InputError where a folder can't be read.
     """
     if not is_uri(folder):
         return sorted(_walk(folder, hidden))
+    if (local := local_path(folder)) is not None:
+        return sorted(_respell(folder, path) for path in _walk(local.rstrip("/") or "/", hidden))
     filesystem, inner = _locate(folder)
     inner = inner.rstrip("/")
     infos = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
@@ -124,7 +148,7 @@ def _walk(folder: str, hidden: bool) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
         for name in names:
             path = os.path.join(here, name)
-            if (hidden or not name.startswith(".")) and os.path.isfile(path):
+            if (hidden or not name.startswith(".")) and (os.path.isfile(path) or not os.path.exists(path)):
                 yield path
 
 

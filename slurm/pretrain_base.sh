@@ -6,7 +6,9 @@
 #
 # Arguments: those of `bertpipe pretrain`; the recipe's default is $BERTPIPE_RECIPE, else recipes/base.yaml.
 # Defaults: the eight GPUs of one node, a rank each. Another machine is described ahead of the
-# script's name: sbatch --nodes=4 --ntasks-per-node=4 --gpus-per-node=4 slurm/…; one without GPUs by --gpus-per-node=0.
+# script's name: sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 slurm/…; one without GPUs by --gpus-per-node=0.
+# More ranks than eight take fewer sequences each: `bertpipe doctor --recipe RECIPE.yaml --gpus 16x80GB` says which
+# micro_batch, and it follows the recipe: slurm/pretrain_base.sh recipes/base.yaml phases.0.micro_batch=16.
 # Five minutes before the time limit, and on `scancel --signal=TERM JOB`, the run checkpoints and ends (exit code
 # 143); the same command continues it to the last bit. Submitted after its end, it does nothing.
 # Environment: BERTPIPE_ROOT, this checkout (default: the folder that sbatch was called in); MASTER_ADDR and

@@ -62,7 +62,6 @@ TABLE = [
     Row("shard stale.txt -o OUT --vocab VOCAB", "stale.txt is a link to something that is gone", SHARD),
     Row("vocab PIPE -o OUT --size 200", "PIPE is a pipe or a device", VOCAB),
     Row("vocab file:///tmp/a?b.txt -o OUT --size 200", "behind the ? of a URI stand options", VOCAB),
-    Row("shard good.txt -o OUT --vocab-size 30000", "size is --vocab-size here", SHARD),
     Row("shard short.parquet -o OUT --vocab VOCAB", "short.parquet is no whole Parquet file", SHARD),
     Row("shard open_00 -o OUT --vocab VOCAB", "open_00", SHARD),
     # The vocabulary.

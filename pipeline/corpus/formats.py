@@ -64,7 +64,7 @@ def _by_beginning(path: str) -> Kind | None:
     if not line_end and len(head) == _HEAD_BYTES:  # an object on one very long line
         return "jsonl"
     try:
-        json.loads(first.decode("utf-8", "replace"))
+        json.loads(first.decode("utf-8", "replace"), strict=False, parse_int=float)  # as they will be read
     except (ValueError, RecursionError):
         return None
     return "jsonl"

@@ -22,7 +22,7 @@ from pipeline.corpus.casing import marks_notice
 from pipeline.corpus.excerpts import excerpts
 from pipeline.corpus.pairs import SPECIAL_TOKENS
 from pipeline.corpus.shards import SPLITS, Manifest, ShardInfo, read_block, read_manifest
-from pipeline.corpus.tally import dropped, unknown_note
+from pipeline.corpus.tally import dropped, text_read, unknown_note
 from pipeline.corpus.verification import verify
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError, RunFailed
@@ -80,7 +80,7 @@ def run(config: InspectConfig) -> dict[str, Any]:
             if vocabulary is not None
             else []
         )
-    print(json.dumps(report, indent=1, ensure_ascii=False) if config.json else _text(report))
+    print(json.dumps(report, indent=1, ensure_ascii=False) if config.json else _text(report, config.pairs))
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise RunFailed(
@@ -149,7 +149,7 @@ def _lengths(config: InspectConfig, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _text(report: dict[str, Any]) -> str:
+def _text(report: dict[str, Any], pairs_wanted: int) -> str:
     settings, vocabulary, corpus, counts = (
         report[name] for name in ("settings", "vocabulary", "corpus", "counts")
     )
@@ -163,8 +163,8 @@ def _text(report: dict[str, Any]) -> str:
         ),
         *_wrapped(
             "corpus",
-            f"{counts['documents']:,} documents ({dropped(counts)}), {counts['sentences']:,} sentences, "
-            f"{corpus['bytes'] / 1e6:,.1f} MB of text, fingerprint {corpus['fingerprint']}",
+            f"{counts['documents']:,} documents ({dropped(counts)}), {counts['sentences']:,} sentences; "
+            f"{text_read(corpus, counts)}; fingerprint {corpus['fingerprint']}",
         ),
         *_wrapped("made with", ", ".join(f"{name} {value}" for name, value in report["versions"].items())),
         "",
@@ -183,8 +183,8 @@ def _text(report: dict[str, Any]) -> str:
         lines.append(
             f"fill {fill:.1%}: left unpadded, {1 - fill:.1%} of the positions of a padded batch fall away"
         )
-        if not report["pairs"]:
-            lines += ["", "no pairs shown (they need --pairs above 0 and the vocabulary: --vocab)"]
+        if pairs_wanted and not report["pairs"]:
+            lines += ["", "no pairs shown (they need the vocabulary: --vocab)"]
     for pair in report.get("pairs", ()):
         lines += ["", *_pair_text(pair)]
     if "verified" in report:

@@ -2,7 +2,10 @@
 
 In: a path, the keys to look at, and the policy for what is no UTF-8. Out: a document an object. What always
 holds: a line that is no such object is an error with its number and the remedy; of several keys the first counts
-under which something stands; null is an empty document, and a line of white space is none.
+under which something stands; null is an empty document, null in a list is left out, and a line of white space is no
+document. What is no UTF-8 matters in the text alone, not elsewhere in the object.
+
+Read more leniently than the standard: raw tabs, line ends and NULs in a string are text, as many exports write them.
 
 A key is first taken as it stands and then as a path, so `doc.text` finds {"doc.text": …} and {"doc": {"text": …}}.
 
@@ -17,10 +20,11 @@ from typing import Any
 from pipeline.corpus.compressed import open_plain
 from pipeline.corpus.documents import canonical, single_spaced
 from pipeline.corpus.text_files import Parsed, invalid_utf8, refuse_wide, stripped_lines, whole_lines
-from pipeline.corpus.utf8 import Policy, is_broken, replace_surrogates
+from pipeline.corpus.utf8 import Policy, decode_marked, first_invalid, is_broken, mend
+from pipeline.corpus.wikiextractor import article_text
 from pipeline.errors import InputError
 
-_BYTE_ORDER_MARK = "\ufeff"
+_NO_TEXT = ("\ufeff", "\0")  # joined files have a mark where each begins; padding and torn pages have NULs
 _NAMED_KEYS = 8  # of an object, in an error
 
 
@@ -40,36 +44,46 @@ def json_documents(path: str, keys: Sequence[str], policy: Policy) -> Iterator[P
 def _document(path: str, number: int, line: bytes, keys: Sequence[str], policy: Policy) -> Parsed | None:
     """The document of a line; None where that is blank."""
     where = f"{path}: line {number}"
-    broken = False
     try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        if policy == "error":
-            raise invalid_utf8(path, number, error) from error
-        text, broken = line.decode("utf-8", "replace"), True
-    text = text.replace(_BYTE_ORDER_MARK, "")  # joined files have one where each begins
+        text, marked = line.decode(), False
+    except UnicodeDecodeError:
+        text, marked = decode_marked(line), True
+    for unwanted in _NO_TEXT:
+        text = text.replace(unwanted, "")
     if not text or text.isspace():
         return None
-    value, key = _value(where, _parsed(where, text), keys)
+    found = _parsed(where, text)
     del text  # beside the value: a document may be large
-    texts = [value] if isinstance(value, str) else [] if value is None else value
-    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
-        odd = (
-            next((each for each in texts if not isinstance(each, str)), None)
-            if isinstance(texts, list)
-            else None
+    value, key = _value(where, found, keys)
+    texts = _texts(where, value, key)
+    # Lone surrogates are bytes that are no UTF-8, or were spelled out; most lines have neither.
+    bad = [each for each in texts if is_broken(each)] if marked or b"\\u" in line else []
+    if bad and policy == "error":
+        if marked and (byte := first_invalid(bad[0])) is not None:
+            raise invalid_utf8(path, number, byte)
+        raise InputError(
+            f"{where}: {key!r} holds half a surrogate pair, which is no UTF-8; write the file anew, or choose "
+            "--invalid-utf8 replace or skip"
         )
-        held = f"a list with {_kind(odd)} in it" if isinstance(texts, list) else _kind(value)
-        raise InputError(f"{where}: {key!r} holds {held}, not a text or a list of texts (--text-key)")
-    # Half a surrogate pair can only be spelled out, and most lines spell out nothing.
-    if b"\\u" in line and any(is_broken(each) for each in texts):
-        if policy == "error":
-            raise InputError(
-                f"{where}: {key!r} holds half a surrogate pair, which is no UTF-8; write the file anew, or choose "
-                "--invalid-utf8 replace or skip"
-            )
-        texts, broken = [replace_surrogates(each) for each in texts], True
-    return parsed_texts(texts, sentences=isinstance(value, list), broken=broken)
+    if bad:
+        texts = [mend(each) for each in texts]
+    if texts and key == "text":
+        texts = [article_text(found, each) for each in texts]
+    return parsed_texts(texts, sentences=isinstance(value, list), broken=bool(bad))
+
+
+def _texts(where: str, value: Any, key: str) -> list[str]:
+    """The texts that `value`, found under `key`, stands for."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [value]
+    texts = [each for each in value if each is not None] if isinstance(value, list) else []
+    odd = next((each for each in texts if not isinstance(each, str)), None)
+    if isinstance(value, list) and odd is None:
+        return texts
+    held = _kind(value) if odd is None else f"a list with {_kind(odd)} in it"
+    raise InputError(f"{where}: {key!r} holds {held}, not a text or a list of texts (--text-key)")
 
 
 def parsed_texts(texts: Sequence[str], *, sentences: bool, broken: bool) -> Parsed:
@@ -83,11 +97,14 @@ def parsed_texts(texts: Sequence[str], *, sentences: bool, broken: bool) -> Pars
 
 def _parsed(where: str, text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        # Python refuses whole numbers of over 4,300 digits, which are nothing to us.
+        found = json.loads(text, strict=False, parse_int=float)
     except RecursionError as error:
         raise InputError(f"{where} is nested too deeply; leave it out") from error
     except ValueError as error:
-        said = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        said = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            said = f"{error.msg.removesuffix(' at')} at column {error.colno}"
         hint = ""
         if where.endswith(": line 1") and text.lstrip().startswith("["):
             hint = " (one list for all: jq -c '.[]' writes an object a line)"

@@ -23,6 +23,9 @@ from pipeline.corpus.text_files import Parsed
 from pipeline.corpus.utf8 import Policy
 from pipeline.errors import InputError
 
+READ_BYTES = (
+    1 << 20
+)  # asked of a file at once; whole column chunks otherwise, which are as large as their row group
 BATCH_ROWS = 256  # documents decoded at once: 0.5 MB at the shared corpus's median, 256 MB of 1 MB books
 
 _Path = tuple[str, ...]  # a column's name, and those of fields inside it
@@ -32,7 +35,10 @@ _Path = tuple[str, ...]  # a column's name, and those of fields inside it
 def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     """The Parquet file at `path`. Raises InputError where it is none or turns out damaged on the way."""
     try:
-        with storage.open_read(path) as stream, pq.ParquetFile(stream) as file:
+        with (
+            storage.open_read(path) as stream,
+            pq.ParquetFile(stream, buffer_size=READ_BYTES, pre_buffer=False) as file,
+        ):
             yield file
     except (pa.ArrowException, OSError) as error:
         # Arrow reports damaged data as an OSError without a number; the system's own have one.
@@ -97,8 +103,8 @@ def _text(path: str, row: int, value: Any, policy: Policy) -> tuple[str, bool]:
 
 def _columns(path: str, schema: pa.Schema, keys: Sequence[str]) -> list[_Path]:
     """Of `keys`, those that lead to text."""
-    found = {key: place for key in keys if (place := _place(schema, key)) is not None}
-    fitting = [place for place, kind in found.values() if _is_text(kind)]
+    found = {key: place for key in keys if (place := _place(path, schema, key)) is not None}
+    fitting = [place for place, kind in found.values() if _is_text(kind) or _is_null(kind)]
     if fitting:
         return fitting
     if not found:
@@ -111,20 +117,20 @@ def _columns(path: str, schema: pa.Schema, keys: Sequence[str]) -> list[_Path]:
     raise InputError(f"{path}: column {key!r} holds {kind}, not text; columns of text: {texts} (--text-key)")
 
 
-def _place(schema: pa.Schema, key: str) -> tuple[_Path, pa.DataType] | None:
-    if key in schema.names:
-        return (key,), schema.field(key).type
-    names = tuple(key.split("."))
-    fields: Any = schema
+def _place(path: str, schema: pa.Schema, key: str) -> tuple[_Path, pa.DataType] | None:
+    names = (key,) if key in schema.names else tuple(key.split("."))
+    fields: pa.Schema | None = schema
     kind: pa.DataType | None = None
-    for name in names:
-        if kind is not None:
-            if not pa.types.is_struct(kind):
-                return None
-            fields = pa.schema(list(kind))
-        if name not in fields.names:
+    for depth, name in enumerate(names, start=1):
+        if fields is None or name not in fields.names:
             return None
+        if (times := fields.names.count(name)) > 1:
+            raise InputError(
+                f"{path} has {times} columns {'.'.join(names[:depth])!r}; rename all but one, or name another "
+                "(--text-key)"
+            )
         kind = fields.field(name).type
+        fields = pa.schema(list(kind)) if pa.types.is_struct(kind) else None
     return (names, kind) if kind is not None else None
 
 
@@ -139,6 +145,11 @@ def _texts_of(fields: Any, before: str = "") -> Iterator[str]:
 
 def _is_text(kind: pa.DataType) -> bool:
     return _is_string(kind.value_type) if _is_list(kind) else _is_string(kind)
+
+
+def _is_null(kind: pa.DataType) -> bool:
+    """Whether nothing but null stands there, so that no type of text was written down."""
+    return bool(pa.types.is_null(kind.value_type if _is_list(kind) else kind))
 
 
 def _is_list(kind: pa.DataType) -> bool:

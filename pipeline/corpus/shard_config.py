@@ -67,6 +67,7 @@ class ShardConfig:
     def __post_init__(self) -> None:
         if not self.output:
             raise InputError("output is empty; name the folder to write")
+        storage.check_name(self.output)
         if not 8 <= self.max_seq_length <= LONGEST_SEQUENCE:
             raise InputError(
                 f"max_seq_length is {self.max_seq_length} tokens; it must be 8 to {LONGEST_SEQUENCE}"
@@ -90,7 +91,9 @@ class ShardConfig:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the shards beside the corpus's and the vocabulary's content."""
-        apart = ("corpus", "output", "vocab", "vocab_size", "cased", "workers", "read")
-        chosen = {name: value for name, value in asdict(self).items() if name not in apart}
+        # What `format` decided are the files' kinds, which are looked at beside their content.
+        apart = ("corpus", "output", "vocab", "vocab_size", "cased", "workers", "read", "format")
+        everything = asdict(self) | asdict(self.read)
+        chosen = {name: value for name, value in everything.items() if name not in apart}
         trained = {"size": self.vocab_size, "cased": bool(self.cased)} if self.vocab is None else None
-        return chosen | asdict(self.read) | {"trained_vocabulary": trained}
+        return chosen | {"trained_vocabulary": trained}

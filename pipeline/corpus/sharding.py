@@ -107,7 +107,14 @@ def _vocabulary(config: ShardConfig, work: str, given: Vocabulary | None) -> Voc
         vocabulary = given
     else:
         say(f"training a vocabulary of {config.vocab_size:,} tokens")
-        vocabulary = vocab.run(
+        vocabulary = _trained(config, folder)
+    storage.write_json(mark, identity(vocabulary))
+    return vocabulary
+
+
+def _trained(config: ShardConfig, folder: str) -> Vocabulary:
+    try:
+        return vocab.run(
             vocab.VocabConfig(
                 corpus=config.corpus,
                 output=folder,
@@ -116,8 +123,10 @@ def _vocabulary(config: ShardConfig, work: str, given: Vocabulary | None) -> Voc
                 read=config.read,
             )
         )
-    storage.write_json(mark, identity(vocabulary))
-    return vocabulary
+    except vocab.ImpossibleSize as error:
+        raise InputError(
+            f"{error} (size is --vocab-size here; for the rest, train it with bertpipe vocab and give --vocab)"
+        ) from error
 
 
 def _workers(config: ShardConfig, splits: list[Split], file_bytes: int) -> int:

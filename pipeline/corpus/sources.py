@@ -8,7 +8,7 @@ as long as the disk does. (In compressed files and Parquet, any change reaches t
 
 Example:
     sources = look_at(find_splits(["corpus/"]))
-    describe(sources)  # {'files': 4, 'file_bytes': 13172736, 'sample': '5f0e…'}
+    describe(sources)  # {'files': 4, 'file_bytes': 13172736, 'kinds': {'text': 4}, 'sample': '5f0e…'}
 """
 
 import os
@@ -20,6 +20,7 @@ from typing import Any
 import xxhash
 
 from pipeline import storage
+from pipeline.corpus.formats import Kind
 from pipeline.corpus.splits import Split, reach
 from pipeline.errors import InputError
 from pipeline.lineage import hash_json
@@ -32,6 +33,7 @@ _STRIDE_BYTES = 64 << 20
 class Source:
     """One file of the corpus: its size, a hash of that and of its samples, and when it changed (ns; URIs: 0)."""
 
+    kind: Kind
     bytes: int
     sample: str
     changed: int
@@ -42,15 +44,17 @@ def look_at(splits: Sequence[Split]) -> dict[str, Source]:
 
     Raises InputError where one can't be read.
     """
-    return {path: _source(path) for path in sorted({split.path for split in splits})}
+    kinds = {split.path: split.kind for split in splits}
+    return {path: _source(path, kinds[path]) for path in sorted(kinds)}
 
 
 def describe(sources: Mapping[str, Source]) -> dict[str, Any]:
-    """The number of files, their bytes, and one hash of all their samples in no order."""
+    """The number of files, their bytes, what they were read as, and one hash of all their samples in no order."""
     total = sum(int(source.sample, 16) for source in sources.values()) % (1 << 128)
     return {
         "files": len(sources),
         "file_bytes": sum(source.bytes for source in sources.values()),
+        "kinds": dict(sorted(Counter(source.kind for source in sources.values()).items())),
         "sample": f"{total:032x}",
     }
 
@@ -68,7 +72,7 @@ def stems(splits: Sequence[Split], sources: Mapping[str, Source]) -> Iterator[tu
         seen[identity] += 1
 
 
-def _source(path: str) -> Source:
+def _source(path: str, kind: Kind) -> Source:
     try:
         size = storage.size(path)
         state = xxhash.xxh3_128(str(size).encode())
@@ -79,7 +83,7 @@ def _source(path: str) -> Source:
         changed = 0 if storage.is_uri(path) else os.stat(path).st_mtime_ns
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or str(error).splitlines()[0]}") from error
-    return Source(bytes=size, sample=state.hexdigest(), changed=changed)
+    return Source(kind=kind, bytes=size, sample=state.hexdigest(), changed=changed)
 
 
 def _sampled(size: int) -> list[int]:
@@ -93,12 +97,11 @@ def refuse_overlap(corpus: Sequence[str], output: str) -> None:
 
     What is written there (`vocab.txt` is enough) would be read as text the next time.
     """
-    remote = storage.is_uri(output)
-    if not remote and os.path.isfile(output):
+    if not storage.is_uri(output) and os.path.isfile(output):
         raise InputError(f"{output} is a file; name a folder to write")
     inside = _place(output)
     for spec in corpus:
-        if storage.is_uri(spec) == remote and (folder := reach(spec)) is not None:
+        if (folder := reach(spec)) is not None:
             outer = _place(folder)
             if inside == outer or inside.startswith(f"{outer}/"):
                 raise InputError(
@@ -109,5 +112,5 @@ def refuse_overlap(corpus: Sequence[str], output: str) -> None:
 
 def _place(folder: str) -> str:
     """A folder under one name, however it is spelled, without a slash at the end."""
-    path = storage.options_apart(folder)[0] if storage.is_uri(folder) else os.path.realpath(folder)
-    return path.rstrip("/")
+    local = storage.local_path(folder)
+    return (storage.options_apart(folder)[0] if local is None else os.path.realpath(local)).rstrip("/")

@@ -8,16 +8,14 @@ Example:
     find_splits(["corpus/", "more/*.txt.gz", "s3://bucket/wiki.parquet"])
 """
 
-import glob
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 from pipeline import storage
 from pipeline.corpus.compressed import bare_name
 from pipeline.corpus.formats import KNOWN, Format, Kind, recognise
+from pipeline.corpus.globs import fixed_folder, matched_files
 from pipeline.corpus.parquet_files import open_parquet
 from pipeline.errors import InputError
 
@@ -71,7 +69,8 @@ def _unique(specs: Iterable[str], format: Format, left_out: set[str]) -> list[tu
             raise InputError(f"{spec} {what} no corpus file; known are {KNOWN} (--format names others)")
         left_out.update(set(paths) - {path for path, _ in known})
         for path, kind in known:
-            place = path if storage.is_uri(path) else os.path.realpath(path)
+            local = storage.local_path(path)
+            place = path if local is None else os.path.realpath(local)
             # The least spelling wins, so that the order of the specs decides nothing.
             found[place] = min(found.get(place, (path, kind)), (path, kind))
     return sorted(found.values())
@@ -80,7 +79,7 @@ def _unique(specs: Iterable[str], format: Format, left_out: set[str]) -> list[tu
 def reach(spec: str) -> str | None:
     """The folder in which the files of a folder or glob are looked for; None where `spec` is one file."""
     if _has_wildcard(spec) and (storage.is_uri(spec) or not storage.exists(spec)):
-        return _fixed(spec) or "."
+        return fixed_folder(spec) or "."
     return spec if storage.is_folder(spec) else None
 
 
@@ -89,56 +88,57 @@ def _has_wildcard(spec: str) -> bool:
     return any(character in spec for character in ("*[" if storage.is_uri(spec) else "*?["))
 
 
-def _fixed(pattern: str) -> str:
-    """Up to the last folder without a wildcard: all that a listing has to look through."""
-    place, options = storage.options_apart(pattern)
-    literal = re.split(r"[*?\[]", place, maxsplit=1)[0]
-    folder = literal.rpartition("/")[0]
-    return (folder or literal[:1]) + options if literal.startswith("/") else folder + options
-
-
 def _paths(spec: str) -> tuple[list[str], bool]:
     """The files that `spec` stands for, and whether they were chosen by a folder or glob, not by name."""
+    options = storage.options_apart(spec)[1]
+    if options and "=" not in options:
+        raise InputError(
+            f"{spec}: behind the ? of a URI stand options, name=value; write * or [0-9] in a pattern, %3F for a "
+            "question mark in a name"
+        )
     try:
         pattern = _has_wildcard(spec)
         if not (pattern and storage.is_uri(spec)):
             if storage.is_folder(spec):
                 return _within(spec), True
             if storage.exists(spec):
+                _refuse_stream(spec)
                 return [spec], False
         if not pattern:
+            _refuse_broken_link(spec)
             raise InputError(f"{spec} does not exist; name files, folders, globs or URIs that do")
-        matched = _expand(spec)
+        matched = matched_files(spec)
     except OSError as error:
         raise InputError(f"cannot read {spec}: {error.strerror or str(error).splitlines()[0]}") from error
     if not matched:
         raise InputError(f"{spec} matches nothing; check the pattern (** crosses folders)")
-    return [file for path in matched for file in (_within(path) if storage.is_folder(path) else [path])], True
+    return _whole(matched), True
 
 
 def _within(folder: str) -> list[str]:
     """The files under a folder; those whose own or whose folder's name starts with a dot are none."""
-    return storage.list_files(folder, hidden=False)
+    return _whole(storage.list_files(folder, hidden=False))
 
 
-def _expand(pattern: str) -> list[str]:
-    if not storage.is_uri(pattern):
-        return sorted(glob.glob(pattern, recursive=True))
-    expression = re.compile(_glob_to_regex(_words(pattern)))
-    return [path for path in storage.list_files(_fixed(pattern)) if expression.fullmatch(_words(path))]
+def _whole(paths: list[str]) -> list[str]:
+    for path in paths:
+        _refuse_broken_link(path)
+    return paths
 
 
-def _words(uri: str) -> str:
-    """A URI as one reads it: without its options and percent signs."""
-    return unquote(storage.options_apart(uri)[0])
+def _refuse_broken_link(path: str) -> None:
+    # Whatever its name says: it may have been a folder of the corpus.
+    place = storage.local_path(path)
+    if place is not None and os.path.islink(place) and not os.path.exists(place):
+        raise InputError(f"{path} is a link to something that is gone; mend the link or remove it")
 
 
-def _glob_to_regex(pattern: str) -> str:
-    pieces = {"**/": r"(?:[^/.][^/]*/)*", "**": r".*", "*": r"[^/]*"}
-    return "".join(
-        pieces.get(piece) or (piece if piece.startswith("[") and len(piece) > 1 else re.escape(piece))
-        for piece in re.findall(r"\*\*/|\*\*|\*|\[[^\]]+\]|[^*\[]+|\[", pattern)
-    )
+def _refuse_stream(path: str) -> None:
+    """Raise InputError where `path` is a pipe or a device, which gives its bytes once, or never ends."""
+    if not storage.is_file(path):
+        raise InputError(
+            f"{path} is a pipe or a device, and a corpus is read more than once; write it to a file first"
+        )
 
 
 def _splits_of(path: str, kind: Kind) -> Iterator[Split]:

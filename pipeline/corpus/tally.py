@@ -127,7 +127,8 @@ def unknown_note(counts: dict[str, Any]) -> str | None:
         return None
     return (
         f"{share:.1%} of the text's tokens are [UNK], from which nothing is learned: the vocabulary fits the text "
-        "badly; train one on it (bertpipe vocab), with --coverage nearer to 1 where it has many characters"
+        "badly; train one on it (bertpipe vocab), with --coverage nearer to 1 where it has many characters, and "
+        "put spaces between words where it has none, as in Thai: over 100 characters without one are [UNK]"
     )
 
 
@@ -140,6 +141,12 @@ def dropped(counts: dict[str, Any]) -> str:
     if replaced := counts.get("invalid_replaced", 0):
         said += f", {replaced:,} with U+FFFD for what was no UTF-8"
     return said
+
+
+def text_read(corpus: dict[str, Any], counts: dict[str, Any]) -> str:
+    """How much text all documents hold, in a few words."""
+    repetitions = ", repetitions included" if counts["duplicates"] else ""
+    return f"{corpus['bytes'] / 1e6:,.1f} MB of text read{repetitions}"
 
 
 def headline(manifest: Manifest) -> str:
@@ -157,8 +164,8 @@ def summary(manifest: Manifest, *, seconds: float, continued: bool) -> list[str]
     counts, megabytes = manifest.counts, manifest.corpus["bytes"] / 1e6
     rate = "continued" if continued else f"{megabytes / max(seconds, 1e-9):.2f} MB/s"
     lines = [
-        f"documents  {counts['documents']:,} of {megabytes:,.1f} MB text ({dropped(counts)}), "
-        f"{counts['sentences']:,} sentences",
+        f"documents  {counts['documents']:,} ({dropped(counts)}), {counts['sentences']:,} sentences, "
+        f"{text_read(manifest.corpus, counts)}",
         f"pairs      {headline(manifest)}{_copies(counts)}",
         f"labels     {counts['random_share']:.2%} random-next ({counts['forced_share']:.1%} by force)",
         f"vocabulary {counts['unknown_share']:.2%} of tokens unknown",

@@ -101,7 +101,8 @@ def read_lines(path: str, policy: Policy) -> Iterator[Lines]:
                 text = block.decode()
             except UnicodeDecodeError as error:
                 if policy == "error":
-                    raise invalid_utf8(path, number + _line_ends(block[: error.start]), error) from error
+                    line = number + _line_ends(block[: error.start])
+                    raise invalid_utf8(path, line, block[error.start]) from error
                 text, broken = decode_marked(block), True
             first, number = number, number + _line_ends(block)
             del block  # beside the lines: one may be all of a long file
@@ -116,10 +117,10 @@ def refuse_wide(path: str, start: bytes) -> None:
         raise InputError(f"{path} is UTF-16 or UTF-32; convert it, for example with iconv -f UTF-16 -t UTF-8")
 
 
-def invalid_utf8(path: str, line: int, error: UnicodeDecodeError) -> InputError:
+def invalid_utf8(path: str, line: int, byte: int) -> InputError:
     """The refusal of a line that is no UTF-8."""
     return InputError(
-        f"{path}: line {line} is no UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file, for example "
+        f"{path}: line {line} is no UTF-8 (byte 0x{byte:02x}); convert the file, for example "
         "with iconv -t UTF-8, or choose --invalid-utf8 replace or skip"
     )
 

@@ -22,6 +22,8 @@ Policy = Literal["error", "replace", "skip"]
 
 REPLACEMENT = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_BYTES = re.compile("[\udc80-\udcff]")  # as `surrogateescape` marks them
+_SPELLED_OUT = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def check_policy(policy: str) -> None:
@@ -40,11 +42,13 @@ def is_broken(text: str) -> bool:
     return _SURROGATES.search(text) is not None
 
 
+def first_invalid(text: str) -> int | None:
+    """The first byte of `text` from `decode_marked` that is no UTF-8; None where it has none."""
+    found = _BYTES.search(text)
+    return None if found is None else ord(found[0]) - 0xDC00
+
+
 def mend(text: str) -> str:
-    """`text` from `decode_marked`, with U+FFFD for what is no UTF-8."""
+    """`text` with U+FFFD for what is no UTF-8, be it marked by `decode_marked` or spelled out."""
+    text = _SPELLED_OUT.sub(REPLACEMENT, text)
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def replace_surrogates(text: str) -> str:
-    """`text` with U+FFFD for each lone surrogate that was spelled out."""
-    return _SURROGATES.sub(REPLACEMENT, text)

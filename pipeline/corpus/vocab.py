@@ -44,13 +44,17 @@ from pipeline.errors import InputError
 from pipeline.lineage import difference, library_versions
 from pipeline.progress import Progress, say
 
-__all__ = ["VocabConfig", "Vocabulary", "load_vocabulary", "run", "save_vocabulary"]
+__all__ = ["ImpossibleSize", "VocabConfig", "Vocabulary", "load_vocabulary", "run", "save_vocabulary"]
 
 # The trainer takes counts as repetitions, 7 million a second, and adds them in 32 bits. Larger counts are
 # scaled down to this many occurrences, which touches only words rarer than one in 200 million.
 _OCCURRENCES = 200_000_000
 _REPETITIONS = 1000  # occurrences handed over at once
 _ARTEFACT = "vocabulary"  # what our lineage says that the folder is
+
+
+class ImpossibleSize(InputError):
+    """The corpus, or the settings, allow no vocabulary of that size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,7 @@ class VocabConfig:
     def __post_init__(self) -> None:
         if not self.output:
             raise InputError("output is empty; name the folder to write")
+        storage.check_name(self.output)
         for name, minimum in {"min_frequency": 1, "unused": 0, "limit_alphabet": 1, "max_bytes": 1}.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
@@ -99,7 +104,7 @@ class VocabConfig:
         if not 0 < self.coverage <= 1:
             raise InputError(f"coverage is {self.coverage}; it must be above 0, and 1 at most")
         if self.size <= len(self._reserved):
-            raise InputError(
+            raise ImpossibleSize(
                 f"size is {self.size}; {self.unused} unused and {len(SPECIALS)} special tokens alone take "
                 f"{len(self._reserved)}, so give a larger size or fewer unused"
             )
@@ -125,7 +130,10 @@ def run(config: VocabConfig) -> Vocabulary:
     refuse_overlap(config.corpus, config.output)
     _refuse_other(config, None)
     splits = find_splits(config.corpus, config.read.format, notice=say)
-    corpus, words, letters = _count_words(config, splits)
+    invalid = Counter[str]()
+    corpus, words, letters = _count_words(config, splits, invalid)
+    for what, count in sorted(invalid.items()):
+        say(f"{what} as no UTF-8: {count:,} document{'s' if count > 1 else ''}")
     if not corpus.documents:
         raise InputError(f"the corpus {' '.join(config.corpus)} holds no text; name files that do")
     if found := _refuse_other(config, corpus):
@@ -139,6 +147,7 @@ def run(config: VocabConfig) -> Vocabulary:
         "artefact": _ARTEFACT,
         "settings": config.settings,
         "corpus": corpus.as_dict(),
+        "invalid_utf8": {name: invalid[name] for name in ("replaced", "skipped")},
         "vocabulary": {"hash": vocabulary.hash, "size": vocabulary.size, "cased": vocabulary.cased},
         "alphabet": coverage,
         "versions": library_versions(),
@@ -183,10 +192,13 @@ def _refuse_other(config: VocabConfig, corpus: Fingerprint | None) -> Vocabulary
     return found
 
 
-def _count_words(config: VocabConfig, splits: Sequence[Split]) -> tuple[Fingerprint, Counter[str], Letters]:
+def _count_words(
+    config: VocabConfig, splits: Sequence[Split], invalid: Counter[str]
+) -> tuple[Fingerprint, Counter[str], Letters]:
+    """What the corpus is, its words, its letters; counts into `invalid` what was done about broken UTF-8."""
     corpus, lengths, letters = Fingerprint(), Counter[int](), Letters()
     with RawCounts() as raw:
-        for text in _texts(config, splits, "reading"):
+        for text in _texts(config, splits, "reading", invalid):
             before = corpus.bytes
             high, _ = corpus.add(text)
             letters.add(text)
@@ -197,17 +209,19 @@ def _count_words(config: VocabConfig, splits: Sequence[Split]) -> tuple[Fingerpr
         if config.max_bytes is not None and corpus.documents:
             chosen = _lowest_bins(lengths, config.max_bytes)
             sample = Fingerprint()
-            for text in _texts(config, splits, "counting"):
+            for text in _texts(config, splits, "counting", Counter()):
                 high, _ = sample.add(text)
                 if _bin(high) in chosen:
                     raw.add(text)
         return corpus, bert_words(raw.sorted_items(), cased=config.cased), letters
 
 
-def _texts(config: VocabConfig, splits: Sequence[Split], title: str) -> Iterator[str]:
+def _texts(config: VocabConfig, splits: Sequence[Split], title: str, invalid: Counter[str]) -> Iterator[str]:
     with Progress(title, total=len(splits), unit="splits") as progress:
         for split in splits:
             for document in read_documents(split, config.read):
+                if document.invalid is not None:
+                    invalid[document.invalid] += 1
                 if document.text:
                     yield document.text
             progress.advance(note=split.path)
@@ -239,7 +253,7 @@ def _train(config: VocabConfig, words: Counter[str], alphabet: Sequence[str]) ->
     continuations = sorted({f"##{character}" for word, _ in items for character in word[1:]})
     first = [*config._reserved, *alphabet, *continuations]
     if config.size < len(first):
-        raise InputError(
+        raise ImpossibleSize(
             f"size is {config.size}; special tokens and an alphabet of {len(alphabet)} characters, "
             f"{len(continuations)} of them also inside words, take {len(first)}, so give that or more, or keep fewer "
             "characters (--limit-alphabet)"
@@ -254,7 +268,7 @@ def _train(config: VocabConfig, words: Counter[str], alphabet: Sequence[str]) ->
     ids = learner.get_vocab(with_added_tokens=True)
     tokens = tuple(sorted(ids, key=ids.__getitem__))
     if len(tokens) < config.size:
-        raise InputError(
+        raise ImpossibleSize(
             f"size is {config.size}; this corpus allows {len(tokens)} at most with min_frequency "
             f"{config.min_frequency}, so give that size, a lower min_frequency or more text"
         )

@@ -6,14 +6,15 @@ is in a document, or the file is refused with the line's number, also where it e
 An article's first line repeats its title. It is no sentence of the text and is left out, as the well-known
 preparations of Wikipedia for BERT do; an article without text comes as an empty document. wikiextractor writes
 the text escaped for HTML (`R&amp;D`, `&lt;br&gt;`), which is undone, once: what is left is what the article holds.
-Files of its `--json` are JSONL.
+Files of its `--json` are JSON Lines; `article_text` makes their texts the same documents.
 
 Example:
     for parsed in wikiextractor_documents("AA/wiki_00", "error"): ...
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pipeline.corpus.documents import canonical
 from pipeline.corpus.formats import DOCUMENT_BEGINS
@@ -26,6 +27,7 @@ _TITLE = re.compile(r' title="(.*)">$')
 # What Python's html.escape writes; the 2,000 other entities are the article's own words.
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#x27;": "'", "&#39;": "'"}
 _ENTITY = re.compile("|".join(_ENTITIES))
+_JSON_KEYS = {"id", "url", "title", "text"}
 
 
 def wikiextractor_documents(path: str, policy: Policy) -> Iterator[Parsed]:
@@ -63,6 +65,19 @@ def wikiextractor_documents(path: str, policy: Policy) -> Iterator[Parsed]:
                 title = ""  # met: once only, should the text repeat it
     if title is not None:
         raise InputError(f"{path} ends inside the article that line {began} begins; copy or extract it anew")
+
+
+def article_text(found: Mapping[str, Any], text: str) -> str:
+    """The `text` of a JSON object as the article holds it, where the object is one of wikiextractor's.
+
+    Its release 3 escapes JSON's text, too; its releases before begin it with the title and a blank line.
+    """
+    title, url = found.get("title"), found.get("url")
+    if found.keys() - {"revid"} != _JSON_KEYS or not isinstance(title, str) or not isinstance(url, str):
+        return text
+    if not url.endswith(f"?curid={found['id']}"):
+        return text
+    return "" if text == f"{title}\n" else _unescaped(text.removeprefix(f"{title}\n\n"))
 
 
 def _unescaped(text: str) -> str:

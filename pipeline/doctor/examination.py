@@ -77,10 +77,10 @@ def run(config: DoctorConfig) -> None:
         if config.json:
             print(json.dumps({"extensions": str(folder.absolute()), "ops": built}, indent=1))
         return
-    findings = [] if config.gpus else examine(_checks(recipe, settings, folder))
+    findings = [] if config.gpus is not None else examine(_checks(recipe, settings, folder))
     planned = None
     if recipe:
-        planned = fit(recipe, parse_gpus(config.gpus) if config.gpus else own_devices())
+        planned = fit(recipe, parse_gpus(config.gpus) if config.gpus is not None else own_devices())
     if config.json:
         print(
             json.dumps(

@@ -14,12 +14,14 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.counts import parameter_count
+from pipeline.batches.order import OrderPlan
+from pipeline.batches.share import Share
 from pipeline.corpus.shards import read_manifest
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe
 from pipeline.training.memory import Estimate, estimate_phase, gib, largest_micro_batch
 from pipeline.training.room import SHIPPED, room_for_a_rank
-from pipeline.training.settings import ZeroSettings, check_precision, read_settings
+from pipeline.training.settings import ZeroSettings, check_optimizers, check_precision, read_settings
 from pipeline.training.world import local_devices
 
 BERT_VOCABULARY = 30522
@@ -55,8 +57,9 @@ class Row:
 
     needs: the estimate of the phase that needs most, micro-batches as the recipe has them; None where it is refused
     refused: why it can't train this recipe, whatever the memory
-    fits: whether every phase fits as the recipe has it, margin included
-    micro_batches: the largest micro_batch of each phase; None where not even one sequence fits
+    fits: whether the memory holds every phase as the recipe has it, margin included
+    micro_batches: the largest micro_batch of each phase; None where not even one sequence fits, or where the ranks
+        can't be dealt the recipe's lanes
     """
 
     name: str
@@ -77,6 +80,7 @@ class Fit:
 
     own: the recipe's own configuration, which is among the rows
     vocabulary: tokens; assumed: whether that is BERT's, for want of shards
+    refusals: why `pretrain` would refuse so many ranks, whatever their memory
     """
 
     devices: Devices
@@ -87,7 +91,7 @@ class Fit:
     rows: tuple[Row, ...]
     vocabulary: int
     assumed: bool
-    warnings: tuple[str, ...]
+    refusals: tuple[str, ...]
 
     @property
     def choice(self) -> Row | None:
@@ -96,13 +100,13 @@ class Fit:
             return next(row for row in self.rows if row.name == self.own)
         # On several ranks stage 1 sends as much as stage 0 and needs less; on one, stage 0 needs no master copy.
         fitting = [row for row in self.rows if row.name != "zero0" or self.devices.ranks == 1]
-        asis = [row for row in fitting if row.fits]
+        asis = [row for row in fitting if row.fits and not self.refusals]
         return next(iter(asis or [row for row in fitting if row.can]), None)
 
     @property
     def own_fits(self) -> bool:
-        """Whether the recipe fits as it stands."""
-        return any(row.fits for row in self.rows if row.name == self.own)
+        """Whether the recipe trains as it stands."""
+        return not self.refusals and any(row.fits for row in self.rows if row.name == self.own)
 
 
 def parse_gpus(text: str) -> Devices:
@@ -143,7 +147,7 @@ def fit(recipe: Recipe, devices: Devices) -> Fit:
         rows=tuple(_row(name, settings, recipe, model, devices) for name, settings in configurations.items()),
         vocabulary=vocabulary,
         assumed=assumed,
-        warnings=tuple(_warnings(recipe, devices)),
+        refusals=tuple(_refusals(recipe, devices.ranks)),
     )
 
 
@@ -159,6 +163,7 @@ def _vocabulary(recipe: Recipe) -> tuple[int, bool]:
 def _row(name: str, settings: ZeroSettings, recipe: Recipe, model: ModelConfig, devices: Devices) -> Row:
     try:
         check_precision(settings, recipe.precision, devices.ranks if devices.gpu else 0)
+        check_optimizers(settings, [phase.optimizer for phase in recipe.phases])
     except InputError as error:
         refused = (
             str(error).partition(";")[0].replace(f", and deepspeed: {settings.path} asks for stage 0", "")
@@ -172,6 +177,8 @@ def _row(name: str, settings: ZeroSettings, recipe: Recipe, model: ModelConfig, 
         largest_micro_batch(
             recipe, phase, model, settings, ranks=devices.ranks, gpu=devices.gpu, memory=devices.memory
         )
+        if recipe.resolved_lanes % devices.ranks == 0
+        else None
         for phase in recipe.phases
     )
     return Row(
@@ -183,14 +190,24 @@ def _row(name: str, settings: ZeroSettings, recipe: Recipe, model: ModelConfig, 
     )
 
 
-def _warnings(recipe: Recipe, devices: Devices) -> list[str]:
-    lanes = recipe.resolved_lanes
-    if lanes % devices.ranks:
-        return [
-            f"{devices.ranks} ranks don't divide the recipe's {lanes} lanes, so `pretrain` would refuse them; "
-            "change the ranks, or global_batch and lanes"
-        ]
-    return []
+def _refusals(recipe: Recipe, ranks: int) -> list[str]:
+    """What `pretrain` would say of so many ranks, asked of the same judges; of the shards nothing is known."""
+    found: list[str] = []
+    for index, phase in enumerate(recipe.phases):
+        plan = OrderPlan(
+            block_pairs=[phase.global_batch],
+            seed=recipe.seed,
+            phase=index,
+            lanes=recipe.resolved_lanes,
+            global_batch=phase.global_batch,
+        )
+        try:
+            Share(plan=plan, rank=0, world_size=ranks, micro_batch=phase.micro_batch)
+        except InputError as error:
+            found.append(f"phases.{index}: {error}")
+            if recipe.resolved_lanes % ranks:
+                break  # which is so in every phase
+    return found
 
 
 def as_json(result: Fit) -> dict[str, Any]:
@@ -216,14 +233,16 @@ def as_json(result: Fit) -> dict[str, Any]:
         ],
         "recipe": {"deepspeed": result.own, "fits": result.own_fits},
         "choose": choice.name if choice else None,
-        "warnings": list(result.warnings),
+        "refusals": list(result.refusals),
     }
 
 
 def verdict(result: Fit) -> list[str]:
     """What to do, in words."""
-    lines = [*result.warnings]
+    lines = [f"`pretrain` would refuse this: {refusal}" for refusal in result.refusals]
     choice = result.choice
+    if choice is None and result.refusals:
+        return lines
     if choice is None:
         lines.append(
             "nothing fits: set activation_checkpointing=full, or take more or larger devices"
@@ -231,12 +250,14 @@ def verdict(result: Fit) -> list[str]:
             else "nothing fits: take more or larger devices, or a smaller model"
         )
         return lines
-    own = "fits" if result.own_fits else "does not fit"
-    lines.append(f"the recipe as it stands (deepspeed: {result.own}) {own}")
-    if choice.name == result.own and choice.fits:
+    if not result.refusals:
+        own = "fits" if result.own_fits else "does not fit"
+        lines.append(f"the recipe as it stands (deepspeed: {result.own}) {own}")
+    if choice.name == result.own and result.own_fits:
         lines.append("keep it: of those that fit none sends or moves less, so none is faster")
         return lines
-    sizes = [] if choice.fits else [f"phases.{i}.micro_batch={n}" for i, n in enumerate(choice.micro_batches)]
+    asis = choice.fits and not result.refusals
+    sizes = [] if asis else [f"phases.{i}.micro_batch={n}" for i, n in enumerate(choice.micro_batches)]
     setting = " ".join([f"deepspeed={choice.name}", *sizes])
     lines.append(f"choose {setting}: the lowest stage that fits sends and moves least, so it is the fastest")
     return lines

@@ -4,6 +4,8 @@ In: SLURM's own commands and variables, the tracking server's address. Out: find
 answer is waited for a few seconds at most.
 """
 
+import base64
+import http.client
 import os
 import shutil
 import subprocess
@@ -12,9 +14,10 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pipeline.doctor.findings import Finding
+from pipeline.training.run_page import without_secrets
 
 _SECONDS = 3.0
 
@@ -111,18 +114,18 @@ def look_at_tracking(uri: str | None, beside: Path | None) -> Iterator[Finding]:
             remedy=f"write sqlite:///{folder or '.'}/mlflow.db, or a server's address",
         )
     else:
-        yield Finding(name="tracking", state="ok", found=uri_without_secrets(uri))
+        yield Finding(name="tracking", state="ok", found=without_secrets(uri))
 
 
 def _server(uri: str) -> Finding:
-    name = uri_without_secrets(uri)
-    request = urllib.request.Request(f"{uri.rstrip('/')}/health")
+    name = without_secrets(uri)
+    request = urllib.request.Request(f"{name.rstrip('/')}/health", headers=_login(uri))
     try:
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
             status = answer.status
     except urllib.error.HTTPError as error:
         status = error.code
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         return Finding(
             name="tracking",
@@ -140,7 +143,10 @@ def _server(uri: str) -> Finding:
     return Finding(name="tracking", state="ok", found=f"{name} answers")
 
 
-def uri_without_secrets(uri: str) -> str:
-    """`uri` without a user's name and password."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+def _login(uri: str) -> dict[str, str]:
+    """The header that says who asks, where the address names a user: urllib takes that for a port."""
+    who, at, _ = urlsplit(uri).netloc.rpartition("@")
+    name, _, password = (unquote(part) for part in who.partition(":"))
+    return (
+        {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"} if at else {}
+    )

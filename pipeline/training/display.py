@@ -1,14 +1,14 @@
 """The line that a person watches while a run trains.
 
 In: a step's metrics. Out: standard error: one line redrawn on a terminal, a plain line now and then when
-piped. What always holds: rank 0 alone draws.
+piped. What always holds: rank 0 alone draws; nobody needs to look.
 """
 
 import sys
 import time
 from typing import Any
 
-from pipeline.progress import duration
+from pipeline.progress import duration, write
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_DRAWS = 0.2
@@ -42,10 +42,7 @@ class TrainingDisplay:
             f"{metrics['sequences_per_second']:.0f} sequences/s  {metrics['tokens_per_second']:,.0f} tokens/s  "
             f"{duration(left)} left"
         )
-        if self._terminal:
-            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        write(f"\r\x1b[2K{line}" if self._terminal else f"{line}\n")
         if evaluated:
             self.say(
                 f"step {step}  held-out mlm loss {metrics['held_out_mlm_loss']:.4f}, "
@@ -56,4 +53,4 @@ class TrainingDisplay:
     def say(self, line: str) -> None:
         """A line that stays."""
         if self._shown:
-            print(("\r\x1b[2K" if self._terminal else "") + line, file=sys.stderr, flush=True)
+            write(("\r\x1b[2K" if self._terminal else "") + f"{line}\n")

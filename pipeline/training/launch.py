@@ -23,6 +23,16 @@ _ROOT = str(Path(pipeline.__file__).resolve().parents[1])
 PARENT = "BERTPIPE_LAUNCHER"
 _SECONDS_TO_END = 15.0
 _SECONDS_BETWEEN_LOOKS = 0.1
+_WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# A rank begins with these signals blocked, so that none finds Python half loaded; until training takes note of
+# them they end it on the spot, without a word: a traceback from the middle of an import says nothing.
+_RANK = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+from pipeline.cli import main
+main()
+"""
 
 
 def launch(arguments: Sequence[str], ranks: int) -> None:
@@ -41,8 +51,7 @@ def launch(arguments: Sequence[str], ranks: int) -> None:
             if child.poll() is None:
                 child.send_signal(signal_number)
 
-    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, forward) for number in watched}
+    before = {number: signal.signal(number, forward) for number in _WATCHED}
     try:
         for rank in range(ranks):
             world = World(
@@ -51,14 +60,22 @@ def launch(arguments: Sequence[str], ranks: int) -> None:
             environment = os.environ | world.environment() | {PARENT: str(os.getpid())}
             # This very package, whatever folder the command was started in (-P keeps that one out).
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
-            # A session of their own: Ctrl-C reaches them through `forward`, once.
-            children.append(
-                subprocess.Popen(
-                    [sys.executable, "-P", "-m", "pipeline.cli", *arguments],
-                    env=environment,
-                    start_new_session=True,
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+            try:
+                # A session of their own: Ctrl-C reaches them through `forward`, once.
+                children.append(
+                    subprocess.Popen(
+                        [sys.executable, "-P", "-c", _RANK, *arguments],
+                        env=environment,
+                        start_new_session=True,
+                    )
                 )
-            )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if stopped_by:
+                # It may have come too early to be forwarded to this one.
+                children[-1].send_signal(stopped_by)
+                break
         codes = _watch(children)
     finally:
         for child in children:
@@ -67,7 +84,15 @@ def launch(arguments: Sequence[str], ranks: int) -> None:
             child.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
-    _conclude(codes, stopped_by)
+    if stopped_by and (any(codes) or len(children) < ranks):
+        said = any(child.returncode == 128 + stopped_by for child in children)
+        raise Stopped("" if said else _interrupted(stopped_by), stopped_by)
+    _conclude(codes)
+
+
+def _interrupted(stopped_by: int) -> str:
+    name = signal.Signals(stopped_by).name
+    return f"stopped by {name} between two checkpoints; run the same command again to continue"
 
 
 def _watch(children: Sequence["subprocess.Popen[bytes]"]) -> list[int | None]:
@@ -96,12 +121,10 @@ def _end(children: Sequence["subprocess.Popen[bytes]"]) -> None:
             child.kill()
 
 
-def _conclude(codes: Sequence[int | None], stopped_by: int) -> None:
+def _conclude(codes: Sequence[int | None]) -> None:
     failed = {rank: code for rank, code in enumerate(codes) if code}
     if not failed:
         return
-    if stopped_by and set(failed.values()) <= {128 + stopped_by, -stopped_by}:
-        raise Stopped("", stopped_by)
     for rank, code in failed.items():
         if code < 0:
             raise RunFailed(

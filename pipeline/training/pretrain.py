@@ -28,6 +28,8 @@ from pipeline.training.signals import watching
 from pipeline.training.tracking import RunRecord, open_tracker
 from pipeline.training.world import (
     World,
+    check_address,
+    check_devices,
     device_of,
     is_lost_peer,
     local_devices,
@@ -65,6 +67,9 @@ def _run(path: str, overrides: Sequence[str], ranks: int | None, world: World | 
         raise InputError(f"--ranks is {ranks}; it must be at least 1")
     if world is not None and ranks not in (None, world.size):
         raise InputError(f"--ranks is {ranks}, but the launcher started {world.size}; leave --ranks out")
+    if world is not None:
+        check_address(world)
+        check_devices(world)
     size = world.size if world else ranks or local_devices() or 1
     if world is None and 0 < local_devices() < size:
         raise InputError(

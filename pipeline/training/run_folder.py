@@ -80,7 +80,8 @@ def check_folder(recipe: Recipe, manifests: Sequence[Manifest], ranks: int, sett
     check_resume(run, recipe, known, begun, _hashes(manifests), known_shards)
     if info is None:
         return
-    if differences := difference(settings.values, lineage.get("deepspeed", settings.values)):
+    differences = difference(settings.values, lineage.get("deepspeed", settings.values))
+    if differences := sorted(differences, key=lambda line: ".stage:" not in line):
         raise InputError(
             f"{run} was trained with another DeepSpeed configuration ({'; '.join(differences[:3])}); resume with its "
             "own, or choose another run folder"

@@ -2,7 +2,7 @@
 
 In: a recipe as plain values, lineage tags, names of `metrics.jsonl`. Out: the same as MLflow shows it best:
 curves grouped by what they tell, nested keys dotted, a list of what the run was made from. What always holds:
-these are pure functions; nothing here talks to a server.
+these are pure functions; nothing here talks to a server; no password of a URI is among what is shown.
 
 Example:
     metric_name("held_out_mlm_loss") → "held_out/mlm_loss"
@@ -10,6 +10,7 @@ Example:
 
 import getpass
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +18,8 @@ from pipeline import __version__
 
 # MLflow's own limit.
 _PARAMETER_LENGTH = 6000
-_PROGRESS = ("step", "epoch", "phase", "samples", "tokens")
-_OPTIMIZER = ("learning_rate", "gradient_norm", "loss_scale")
+_PROGRESS = ("step", "epoch", "samples", "tokens")
+_OPTIMIZER = ("learning_rate", "gradient_norm")
 _SPEED = ("sequences_per_second", "tokens_per_second", "mfu", "data_wait_share")
 _HELD_OUT = "held_out_"
 
@@ -35,7 +36,7 @@ def metric_name(name: str) -> str:
 
 def parameters(recipe: Mapping[str, Any]) -> dict[str, str]:
     """A recipe's values by dotted key, as text that MLflow takes."""
-    return {key: str(value)[:_PARAMETER_LENGTH] for key, value in flatten(recipe).items()}
+    return {key: without_secrets(str(value))[:_PARAMETER_LENGTH] for key, value in flatten(recipe).items()}
 
 
 def heading(recipe: Mapping[str, Any], lineage: Mapping[str, str]) -> dict[str, str]:
@@ -66,7 +67,12 @@ def description(recipe: Mapping[str, Any], lineage: Mapping[str, str]) -> str:
         for number, phase in enumerate(recipe.get("phases", ()))
     ]
     lines += [f"- {name.removeprefix('bertpipe.')}: `{value}`" for name, value in lineage.items()]
-    return "\n".join(lines)
+    return without_secrets("\n".join(lines))
+
+
+def without_secrets(text: str) -> str:
+    """`text` whose URIs have lost their users' names and passwords: `http://bob:pass@host` → `http://host`."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
 
 
 def page_address(uri: str, experiment: str, run: str) -> str:

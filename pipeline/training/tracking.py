@@ -1,7 +1,7 @@
 """The one door to MLflow: a run's parameters, lineage, metrics and artefacts, sent by a thread of its own.
 
 In: `metrics.jsonl`, which holds every step before it is sent. Out: one MLflow run, continued after every resume
-(its id lives in `RUN/tracking.json`). What always holds: training never waits for the server, nor ends because
+(see `server_run`). What always holds: training never waits for the server, nor ends because
 of it; every step stands once and in order, at the time it was trained, since only steps beyond the last one
 that the server holds are sent; what could not be sent goes out when the server is back, or at the next start.
 
@@ -15,23 +15,19 @@ import os
 import re
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from pipeline import storage
 from pipeline.errors import Stopped
 from pipeline.progress import say
 from pipeline.recipe import TrackingPolicy
 from pipeline.training.metrics import METRICS, read_after
-from pipeline.training.run_page import heading, metric_name, page_address, parameters
+from pipeline.training.run_page import heading, metric_name, parameters, without_secrets
+from pipeline.training.server_run import find_or_create
 
-TRACKING = "tracking.json"
-# The tag by which a run is found again whose creation the server never confirmed.
-_KEY = "bertpipe.key"
 _SECONDS_BETWEEN_BATCHES = 2.0
 # Steps read from the record at once, and MLflow's own limits on one request.
 _STEPS_A_READ = 500
@@ -42,18 +38,20 @@ _CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # It would print addresses to standard output, which is for results; `_find_or_create` says ours.
+    # It would print addresses to standard output, which is for results; `find_or_create` says ours.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 # At the end of a run: how long to wait for a server that takes what is left, and for one that does not answer.
 _SECONDS_TO_FINISH = 60.0
 _SECONDS_FOR_THE_SILENT = 5.0
+# After a stop signal: less than a launcher gives its ranks to end.
+_SECONDS_AFTER_A_STOP = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What the tracker is told once: parameters, lineage tags, files and folders to keep."""
+    """What the tracker is told once: parameters, lineage tags, text files and folders to keep."""
 
     parameters: Mapping[str, Any]
     tags: Mapping[str, str]
@@ -109,6 +107,8 @@ class MlflowTracker:
 
     def __init__(self, experiment: str, uri: str, run: Path, record: RunRecord) -> None:
         self._experiment, self._uri, self._run, self._record = experiment, uri, run, record
+        # What is said and kept of the address.
+        self._server = without_secrets(uri)
         self._started = time.time()
         self._client: Any = None
         self._run_id = ""
@@ -130,16 +130,18 @@ class MlflowTracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        stopped = isinstance(error, Stopped)
         if kind is not None:
-            self._status = "KILLED" if isinstance(error, Stopped) else "FAILED"
+            self._status = "KILLED" if stopped else "FAILED"
+        patience = _SECONDS_AFTER_A_STOP if stopped else _SECONDS_TO_FINISH
         self._ended.set()
         began = time.monotonic()
         while self._thread.is_alive():
             waited = time.monotonic() - began
-            if waited > (_SECONDS_FOR_THE_SILENT if self._failing else _SECONDS_TO_FINISH):
+            if waited > (_SECONDS_FOR_THE_SILENT if self._failing else patience):
                 self._gave_up.set()
                 say(
-                    f"warning: {self._uri} has not taken all of this run; its steps are in {self._run / METRICS}, "
+                    f"warning: {self._server} has not taken all of this run; its steps are in {self._run / METRICS}, "
                     "and running the same command again sends them"
                 )
                 return
@@ -175,8 +177,16 @@ class MlflowTracker:
         from mlflow.entities import Param, RunTag
 
         client = MlflowClient(tracking_uri=self._uri)
-        found = self._find_or_create(client)
-        self._run_id = found.info.run_id
+        found = find_or_create(
+            client,
+            self._uri,
+            self._run,
+            experiment=self._experiment,
+            tags=heading(self._record.parameters, self._record.tags),
+            started=self._started,
+        )
+        if found.info.run_id != self._run_id:
+            self._run_id, self._artefacts_wait = found.info.run_id, True
         if found.info.status != "RUNNING":
             client.update_run(self._run_id, status="RUNNING")
         # The metric `step` says how far the server is, without fetching a million points.
@@ -191,45 +201,8 @@ class MlflowTracker:
         client.log_batch(self._run_id, tags=tags)
         self._client = client
         if self._failing:
-            say(f"{self._uri} takes steps again")
+            say(f"{self._server} takes steps again")
         self._failing = False
-
-    def _find_or_create(self, client: Any) -> Any:
-        """The MLflow run of this run folder on this server."""
-        path = str(self._run / TRACKING)
-        servers: dict[str, Any] = storage.read_json(path) if storage.exists(path) else {}
-        if self._uri not in servers:
-            # Written before it is asked for: a run whose creation was never confirmed is found by its key.
-            servers[self._uri] = {"key": uuid.uuid4().hex}
-            storage.write_json(path, servers)
-        known = servers[self._uri]
-        if "run_id" in known:
-            return client.get_run(known["run_id"])
-        experiment = self._experiment_id(client)
-        orphans = client.search_runs([experiment], filter_string=f"tags.`{_KEY}` = '{known['key']}'")
-        found = orphans[0] if orphans else self._create(client, experiment, known["key"])
-        servers[self._uri] = known | {"experiment": experiment, "run_id": found.info.run_id}
-        storage.write_json(path, servers)
-        if self._uri.startswith("http"):
-            say(f"recorded at {page_address(self._uri, experiment, found.info.run_id)}")
-        return found
-
-    def _create(self, client: Any, experiment: str, key: str) -> Any:
-        first = read_after(self._run, 0, limit=1)
-        began = min([self._started, *(line["time"] for line in first if "time" in line)])
-        tags = {_KEY: key, **heading(self._record.parameters, self._record.tags)}
-        return client.create_run(experiment, run_name=self._run.name, start_time=int(began * 1000), tags=tags)
-
-    def _experiment_id(self, client: Any) -> str:
-        found = client.get_experiment_by_name(self._experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        # The embedded database keeps its artefacts beside itself, wherever the command was started.
-        beside = (self._run.resolve().parent / "mlartifacts").as_uri()
-        location = beside if self._uri.startswith("sqlite:") else None
-        # What MLflow's pages call a training; otherwise they take it for prompts and traces.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(self._experiment, artifact_location=location, tags=kind))
 
     def _send_steps(self) -> None:
         """Send what `metrics.jsonl` holds beyond the last step that the server has."""
@@ -239,7 +212,7 @@ class MlflowTracker:
                 self._sent, self._sent_time = batch[-1][0].step, batch[-1][0].timestamp
 
     def _send_artefacts(self) -> None:
-        """Send files and folders, once; a store that refuses them keeps no metric from the server."""
+        """Send text files (without passwords) and folders, once; a store that refuses them keeps no metric back."""
         if not self._artefacts_wait:
             return
         try:
@@ -247,13 +220,14 @@ class MlflowTracker:
                 if artefact.is_dir():
                     self._client.log_artifacts(self._run_id, str(artefact), artifact_path=artefact.name)
                 else:
-                    self._client.log_artifact(self._run_id, str(artefact))
+                    text = without_secrets(artefact.read_text(encoding="utf-8"))
+                    self._client.log_text(self._run_id, text, artefact.name)
             self._artefacts_wait = False
         except Exception as error:  # as in `_send`
             # Asked before it is called a refusal: a server that went away is an error of its own, and tried again.
             self._client.get_run(self._run_id)
             self._artefacts_wait = False
-            say(f"warning: {self._uri} does not take artefacts ({_reason(error)})")
+            say(f"warning: {self._server} does not take artefacts ({_reason(error)})")
 
     def _conclude(self) -> None:
         """Mark the run; it ended when its last step did, which may be long before the server heard of it."""
@@ -264,7 +238,7 @@ class MlflowTracker:
 
     def _note(self, error: Exception) -> None:
         if not self._failing:
-            say(f"warning: {self._uri} does not take steps ({_reason(error)}); they are kept for it")
+            say(f"warning: {self._server} does not take steps ({_reason(error)}); they are kept for it")
         self._failing = True
 
 
@@ -293,4 +267,4 @@ def _reason(error: Exception) -> str:
     """What went wrong, in a few words: of a connection's error, nested three deep, the innermost."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     innermost = re.search(r"Caused by \w+\([\"'](?:.*?\): )?(.*?)[\"']?\)\)", line)
-    return innermost[1] if innermost else line
+    return without_secrets(innermost[1] if innermost else line)

@@ -20,6 +20,8 @@ from pipeline.errors import BertpipeError, Echo, InputError
 T = TypeVar("T")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Where SLURM has handed out GPUs, one of these says so.
+_SLURM_GPUS = ("SLURM_GPUS_PER_TASK", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,45 +59,86 @@ class World:
 def read_world(environment: Mapping[str, str]) -> World | None:
     """The world that a launcher described, or None where none did.
 
-    Raises InputError where a launcher's variables contradict each other.
+    Raises InputError where a launcher's variables are none, or contradict each other.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         size = _number(environment, "WORLD_SIZE")
-        local_size = environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or str(size)
+        local_size = "LOCAL_WORLD_SIZE" if environment.get("LOCAL_WORLD_SIZE") else "LOCAL_SIZE"
         world = World(
             rank=_number(environment, "RANK"),
             size=size,
             local_rank=_number(environment, "LOCAL_RANK", environment["RANK"]),
-            local_size=int(local_size),
+            local_size=_number(environment, local_size, str(size)),
             address=environment.get("MASTER_ADDR", "127.0.0.1"),
             port=_number(environment, "MASTER_PORT", "29500"),
         )
     elif "SLURM_STEP_ID" in environment and _number(environment, "SLURM_STEP_NUM_TASKS", "1") > 1:
         # A batch script's own shell has SLURM_NTASKS too, but is no rank: only srun sets a step's variables.
-        job, step = environment.get("SLURM_JOB_ID", "0"), environment["SLURM_STEP_ID"]
-        tasks_here = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+        job, step = _number(environment, "SLURM_JOB_ID", "0"), _number(environment, "SLURM_STEP_ID")
         world = World(
             rank=_number(environment, "SLURM_PROCID"),
             size=_number(environment, "SLURM_STEP_NUM_TASKS"),
             local_rank=_number(environment, "SLURM_LOCALID", "0"),
-            local_size=int(tasks_here.group()) if tasks_here else 1,
+            local_size=_tasks_here(environment),
             address=environment.get("MASTER_ADDR") or _first_node(environment),
             # Two steps of one job, or two jobs on one node, do not meet on a port.
-            port=_number(environment, "MASTER_PORT", str(20000 + (int(job) * 31 + int(step)) % 20000)),
+            port=_number(environment, "MASTER_PORT", str(20000 + (job * 31 + step) % 20000)),
         )
     else:
         return None
     if not 0 <= world.rank < world.size:
         raise InputError(f"rank {world.rank} lies outside the world of {world.size}; check the launcher")
+    if not 0 <= world.local_rank < world.local_size <= world.size:
+        raise InputError(
+            f"local rank {world.local_rank} of {world.local_size} on this node and {world.size} in all cannot be; "
+            "check the launcher's LOCAL_RANK and LOCAL_WORLD_SIZE"
+        )
+    if not 1 <= world.port <= 65535:
+        raise InputError(f"MASTER_PORT is {world.port}; a port lies between 1 and 65535")
     return world
+
+
+def check_address(world: World) -> None:
+    """Raise InputError where rank 0's node has a name that nobody knows here: joining would wait for minutes."""
+    try:
+        socket.getaddrinfo(world.address, world.port)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"MASTER_ADDR, rank 0's node, is {world.address!r}, which this node can't resolve ({reason}); "
+            "export MASTER_ADDR as a name or number that every node can reach"
+        ) from None
+
+
+def check_devices(world: World) -> None:
+    """Raise InputError where a launcher has started more ranks on this node than it has GPUs."""
+    devices = local_devices()
+    # srun can show each rank a GPU of its own, which looks like one that all would share.
+    own = "SLURM_STEP_ID" in os.environ and any(os.environ.get(name) for name in _SLURM_GPUS)
+    if 0 < devices < world.local_size and not (devices == 1 and own):
+        raise InputError(
+            f"{world.local_size} ranks were started on this node, which has {devices} GPU(s); start one rank a GPU, "
+            "or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
 
 
 def _number(environment: Mapping[str, str], name: str, default: str | None = None) -> int:
     text = environment.get(name, default)
     try:
-        return int(text or "")
+        return int(text or default or "")
     except ValueError:
         raise InputError(f"the environment variable {name} is {text!r}, not a number; unset it") from None
+
+
+def _tasks_here(environment: Mapping[str, str]) -> int:
+    """This node's tasks of SLURM's list: `4(x2),3` are 4, 4 and 3."""
+    tasks: list[int] = []
+    for count, times in re.findall(
+        r"(\d+)(?:\(x(\d+)\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
+    ):
+        tasks += [int(count)] * int(times or 1)
+    node = _number(environment, "SLURM_NODEID", "0")
+    return tasks[node] if 0 <= node < len(tasks) else 1
 
 
 def _first_node(environment: Mapping[str, str]) -> str:

@@ -87,10 +87,11 @@ def bad_lines(folder: Path) -> dict[str, tuple[str, list[str]]]:
         "no key": ("e.jsonl", '{"body": "x", "i\\nd": 1}', ["line 1 has no 'text' and no 's", "'body'", "--text-key"]),
         "a number": ("f.jsonl", good * 2 + '{"text": 5}', ["line 3: 'text' holds a number, not a text"]),
         "an object": ("g.jsonl", '{"text": {"a": "b"}}', ["'text' holds an object"]),
-        "a mixed list": ("h.jsonl", '{"sentences": ["a", null]}', ["'sentences' holds a list with null in it"]),
+        "a mixed list": ("h.jsonl", '{"sentences": ["a", null, 3]}', ["'sentences' holds a list with a number in it"]),
         "half a pair": ("i.jsonl", '{"text": "a \\ud83d b"}', ["line 1: 'text' holds half a surrog", "--invalid"]),
         "deeply nested": ("j.jsonl", '{"text":' + "[" * 100_000, ["line 1 is nested too deeply"]),
-        "a long number": ("k.jsonl", '{"text":' + "9" * 5000 + "}", ["line 1 is no JSON"]),
+        "a long number": ("k.jsonl", '{"text":' + "9" * 5000 + "}", ["line 1: 'text' holds a number"]),
+        "an open string": ("r.jsonl", '{"text": "x', ["line 1 is no JSON: Unterminated string starting at column 10;"]),
         "UTF-16": ("l.txt", "text".encode("utf-16").decode("latin-1"), ["l.txt is UTF-16", "iconv"]),
         "Parquet by another name": ("m.txt", "PAR1\x15\x04", ["m.txt is a Parquet file"]),
         "zip": ("n.jsonl", "PK\x03\x04", ["n.jsonl is a zip archive"]),
@@ -129,6 +130,36 @@ def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
     pq.write_table(pa.table({"doc": [{"body": "x", "parts": ["x"], "n": 1}]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"'doc' holds struct.*columns of text: doc\.body, doc\.parts"):
         read(tmp_path, options=ReadOptions(text_key="doc"))
+
+
+def test_a_column_that_stands_there_twice_is_named(tmp_path: Path) -> None:
+    column = pa.array(["one"])
+    for table, key, name in (
+        (pa.Table.from_arrays([column, column], ["text", "text"]), None, "'text'"),
+        (pa.table({"doc": pa.StructArray.from_arrays([column, column], ["a", "a"])}), "doc.a", r"'doc\.a'"),
+    ):
+        pq.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(InputError, match=f"a.parquet has 2 columns {name}; rename .*--text-key"):
+            read(tmp_path, options=ReadOptions(text_key=key))
+    pq.write_table(pa.Table.from_arrays([column, column, column], ["text", "n", "n"]), tmp_path / "a.parquet")
+    assert texts(tmp_path) == ["one"], "one that isn't asked for is no obstacle"
+
+
+def test_a_pipe_is_no_corpus(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    for spec in (str(tmp_path / "a.txt"), (tmp_path / "a.txt").as_uri(), "/dev/null"):
+        with pytest.raises(InputError, match=r"is a pipe or a device.*write it to a file first"):
+            find_splits([spec])
+
+
+@pytest.mark.parametrize("name", ["a.txt", "books", "books.2020"])
+@pytest.mark.parametrize("spec", ["", "*", "**", "{}"])
+def test_a_link_to_something_gone_is_refused_not_left_out(tmp_path: Path, name: str, spec: str) -> None:
+    (tmp_path / "good.txt").write_text("good")
+    (tmp_path / name).symlink_to(tmp_path / "gone")
+    for root in (str(tmp_path), tmp_path.as_uri()):
+        with pytest.raises(InputError, match=f"{name} is a link to something that is gone"):
+            find_splits([f"{root}/{spec.format(name)}".rstrip("/")])
 
 
 def test_unknown_sentences_and_no_corpus_are_refused() -> None:
@@ -183,6 +214,36 @@ def test_policies_on_bytes_that_are_no_utf8(tmp_path: Path, name: str) -> None:
     assert [(document.text, document.invalid) for document in skipped] == [
         ("before", None), ("", "skipped"), ("after", None),
     ]  # fmt: skip
+
+
+@given(
+    pieces=st.lists(
+        st.sampled_from(
+            [b"a", "\u00e9".encode(), b"\xe9", b"\xf0\x9f", b"\\ud83d", b"\\udc80", b"\\ud83d\\ude00"]
+        )
+    )
+)
+def test_json_is_mended_as_the_standard_does(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]
+) -> None:
+    path = tmp_path_factory.mktemp("mended") / "a.jsonl"
+    raw = b" ".join([b"x", *pieces])
+    path.write_bytes(b'{"text": "' + raw + b'"}')
+    spelled = raw.decode("utf-8", "replace").replace("\\ud83d\\ude00", "\U0001f600")
+    for half in ("\\ud83d", "\\udc80"):
+        spelled = spelled.replace(half, "\ufffd")
+    assert texts(path, options=ReadOptions(invalid_utf8="replace")) == [normalise(spelled)]
+
+
+def test_bytes_that_are_no_utf8_matter_in_the_text_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"caf\xe9": "\xff", "text": "one", "sentences": ["\xff"]}\n{"text": "two"}'
+    )
+    raw = pa.array([b"\xff", b"x"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"title": raw, "text": ["one", "two"]}), tmp_path / "b.parquet")
+    for policy in ("error", "replace", "skip"):
+        found = read(tmp_path, options=ReadOptions(invalid_utf8=policy))  # type: ignore[arg-type]
+        assert found == [Document(text="one"), Document(text="two")] * 2
 
 
 def test_half_a_surrogate_pair_in_json_follows_the_policy(tmp_path: Path) -> None:

@@ -135,6 +135,8 @@ def test_another_vocabulary_is_refused_and_a_missing_one_shows_no_words(
     shutil.move(shards / "vocab", tmp_path / "moved")
     assert run(InspectConfig(folder=str(shards)))["pairs"] == []
     assert "--vocab" in capsys.readouterr().out
+    run(InspectConfig(folder=str(shards), pairs=0))
+    assert "--vocab" not in capsys.readouterr().out, "none were asked for"
     assert len(run(InspectConfig(folder=str(shards), vocab=str(tmp_path / "moved")))["pairs"]) == 4
 
 

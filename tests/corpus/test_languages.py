@@ -3,10 +3,13 @@
 import gzip
 import html
 import json
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.corpus.alphabet import choose_alphabet
@@ -16,8 +19,10 @@ from pipeline.corpus.readers import ReadOptions, find_splits, read_documents
 from pipeline.corpus.sentences import rules_notice, segment
 from pipeline.corpus.sharding import ShardConfig
 from pipeline.corpus.sharding import run as shard
+from pipeline.corpus.tally import unknown_note
 from pipeline.corpus.vocab import VocabConfig
 from pipeline.corpus.vocab import run as train
+from pipeline.corpus.vocabulary import SPECIALS, Vocabulary
 from pipeline.corpus.word_counts import RawCounts, bert_words
 
 # Natsume Soseki, I Am a Cat (1905), chapter 1; the Universal Declaration of Human Rights, articles 1 and 3, in
@@ -147,6 +152,45 @@ def test_a_samples_own_vocabulary_knows_it_by_the_defaults(
     assert abs(manifest.counts["random_share"] - 0.5) < 0.01
 
 
+@pytest.mark.parametrize(("language", "text"), [("ja", JAPANESE), ("ar", ARABIC)], ids=["ja", "ar"])
+def test_japanese_and_arabic_know_their_own_vocabulary(tmp_path: Path, language: str, text: str) -> None:
+    sentences = segment(text, language)
+    turned = [sentences[place:] + sentences[:place] for place in range(len(sentences))]
+    joint = "" if language == "ja" else " "
+    (tmp_path / "a.txt").write_text("\n\n".join(joint.join(each) for each in turned), encoding="utf-8")
+    manifest = shard(
+        ShardConfig(
+            corpus=(str(tmp_path / "a.txt"),),
+            output=str(tmp_path / "shards"),
+            vocab_size=210,
+            cased=True,
+            language=language,
+            workers=1,
+        )
+    )
+    assert manifest.counts["unknown_share"] < 0.005
+    assert manifest.counts["sentences"] == len(sentences) ** 2
+    assert manifest.counts["marks_lost"] == {}
+
+
+def test_words_that_run_on_are_unknown_and_the_remedy_is_said() -> None:
+    thai = "ภาษาไทยเขียนโดยไม่เว้นวรรคระหว่างคำ" * 4
+    letters = sorted(set(thai))
+    known = Vocabulary(tokens=(*SPECIALS, *letters, *(f"##{letter}" for letter in letters)), cased=True)
+    found = [known.tokenizer.encode(word, add_special_tokens=False).ids for word in (thai[:100], thai[:101])]
+    assert known.unk_id not in found[0]
+    assert found[1] == [known.unk_id]
+    assert "over 100 characters" in str(unknown_note({"unknown_share": 0.2}))
+
+
+def test_the_wikiextractor_sample_is_read_whole(shared_data: Path) -> None:
+    (split,) = find_splits([str(shared_data / "english" / "wikiextractor")])
+    found = [document.text for document in read_documents(split, ReadOptions())]
+    assert len(found) == 1439
+    assert sum(map(bool, found)) == 493
+    assert not any(re.search("&(amp|lt|gt|quot);|</?doc", text) for text in found)
+
+
 def test_a_size_below_the_alphabets_names_the_remedies(shared_data: Path, tmp_path: Path) -> None:
     from pipeline.errors import InputError
 
@@ -189,9 +233,11 @@ def test_the_shared_corpus_is_one_in_all_forms(
             for each in some
         ),
     }
-    made = []
     for name, text in forms.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
+    pq.write_table(pa.Table.from_pylist(some), tmp_path / "a.parquet")
+    made = []
+    for name in (*forms, "a.parquet"):
         manifest = shard(
             ShardConfig(
                 corpus=(str(tmp_path / name),),

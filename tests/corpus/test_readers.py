@@ -1,7 +1,9 @@
 """Readers: the same documents from every form."""
 
 import html
+import io
 import json
+import random
 import unicodedata
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import storage
 from pipeline.corpus import documents, parquet_files, text_files
 from pipeline.corpus.documents import Fingerprint, canonical
 from pipeline.corpus.readers import (
@@ -133,6 +136,75 @@ def test_empty_parquet_rows_come_as_empty_documents_to_be_counted(tmp_path: Path
 def test_every_kind_of_text_column_is_read(tmp_path: Path, kind: pa.DataType) -> None:
     write_parquet(tmp_path / "a.parquet", ["one", "two", "one"], kind)
     assert texts(tmp_path / "a.parquet") == ["one", "two", "one"]
+
+
+def test_a_column_of_null_alone_is_of_empty_documents(tmp_path: Path) -> None:
+    for column in (pa.nulls(2), pa.array([[None], None], pa.list_(pa.null()))):
+        pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+        assert texts(tmp_path) == ["", ""]
+    pq.write_table(pa.table({"text": pa.nulls(1), "sentences": [["one"]]}), tmp_path / "a.parquet")
+    assert texts(tmp_path) == ["one"]
+
+
+def test_null_among_sentences_is_left_out_of_json_as_of_parquet(tmp_path: Path) -> None:
+    rows = [{"sentences": ["one", None, "two"]}, {"sentences": [None]}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        assert [document.sentences for document in read(tmp_path / name)] == [("one", "two"), ()], name
+
+
+def test_a_large_row_group_is_read_in_small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [random.Random(index).randbytes(50_000).hex() for index in range(100)]  # 10 MB in one row group
+    write_parquet(tmp_path / "a.parquet", rows, use_dictionary=False, compression="none", write_batch_size=16)
+    asked: list[int] = []
+    open_read = storage.open_read
+
+    class Recorded(io.BufferedReader):
+        def read(self, size: int | None = -1, /) -> bytes:
+            data = super().read(size)
+            asked.append(len(data))
+            return data
+
+    monkeypatch.setattr(storage, "open_read", lambda path: Recorded(open_read(path).detach()))  # type: ignore[attr-defined]
+    assert texts(tmp_path / "a.parquet") == rows
+    assert sum(asked) > 10_000_000
+    assert max(asked) < 3_000_000
+
+
+def test_raw_control_characters_in_json_are_text_and_nuls_none(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(
+        b'\0{"text": "a\tb\x01 c\0d\re\x0cf"}\0\n\0\0\n{"n": ' + b"9" * 5000 + b', "text": "two"}\n'
+    )
+    (tmp_path / "b.json").write_bytes(b'{"n": ' + b"9" * 5000 + b', "text": "a\tb"}\n')
+    assert texts(tmp_path) == ["a\tb\x01 cd\ne f", "two", "a\tb"]
+
+
+def test_wikiextractors_json_gives_the_documents_of_its_other_form(tmp_path: Path) -> None:
+    articles = [  # title and text, both as it writes them
+        ("R&amp;D", ["Is &lt;b&gt; &amp;amp; all.", "More."]),
+        ("Empty", []),
+        ("Twice", ["Twice", "said."]),
+    ]
+    doc, new, old = "", "", ""
+    for index, (title, lines) in enumerate(articles):
+        more = {"id": str(index), "url": f"https://en.wikipedia.org/wiki?curid={index}", "title": title}
+        text = "\n".join(lines)
+        doc += f'<doc id="{index}" url="u" title="{title}">\n{title}\n\n{text}\n\n</doc>\n'
+        new += json.dumps({**more, "revid": "7", "text": text}) + "\n"
+        old += json.dumps({**more, "text": "\n".join([f"{title}\n", *lines])}) + "\n"
+    for name, data in (("doc", doc), ("new", new), ("old", old)):
+        (tmp_path / name).write_text(data)
+    expected = ["Is <b> &amp; all.\nMore.", "", "Twice\nsaid."]
+    assert texts(tmp_path / "doc") == texts(tmp_path / "new") == texts(tmp_path / "old") == expected
+    others = [
+        {"id": "1", "url": "u?curid=2", "title": "T", "text": "a &amp; b"},
+        {"id": "1", "url": "u?curid=1", "title": "T", "text": "a &amp; b", "source": "forum"},
+        {"id": "1", "url": "https://a.org", "title": "T", "text": "a &amp; b"},
+        {"text": "a &amp; b"},
+    ]
+    (tmp_path / "others").write_text("".join(json.dumps(other) + "\n" for other in others))
+    assert texts(tmp_path / "others") == ["a &amp; b"] * 4, "what others wrote stays as it is"
 
 
 def test_text_counts_before_sentences_and_null_gives_way(tmp_path: Path) -> None:

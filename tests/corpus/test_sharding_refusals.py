@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.shards import Manifest
+from pipeline.corpus.vocab import VocabConfig
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.errors import InputError
 
@@ -108,9 +110,32 @@ def test_bad_input_leaves_the_folder_as_it_was_found(
 def test_bad_input_without_a_vocabulary_leaves_nothing_either(
     shard: Callable[..., Manifest], corpus: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="size is 4000"):
-        shard(vocab=None, vocab_size=4000, corpus=(str(corpus),))
-    assert not (tmp_path / "shards").exists()
+    for size in (4000, 3, 50):  # larger than the corpus allows; than the reserved tokens; than the alphabet
+        with pytest.raises(InputError, match=rf"size is {size};.*size is --vocab-size here;.*bertpipe vocab"):
+            shard(vocab=None, vocab_size=size, corpus=(str(corpus),))
+        assert not (tmp_path / "shards").exists()
+    with pytest.raises(InputError, match="does not exist") as refused:
+        shard(vocab=None, corpus=(str(tmp_path / "none"),))
+    assert "--vocab-size" not in str(refused.value)
+
+
+def test_how_files_are_named_as_text_decides_nothing_and_what_they_are_read_as_does(
+    shard: Callable[..., Manifest], corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = shard()
+    assert shard(read=ReadOptions(sentences="lines", format="text")) == first
+    assert "already" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"corpus.kinds.jsonl: 4 here, None there"):
+        shard(read=ReadOptions(sentences="lines", format="jsonl"))
+
+
+def test_an_output_whose_name_is_no_utf8_is_refused(shard: Callable[..., Manifest], tmp_path: Path) -> None:
+    output = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+    with pytest.raises(InputError, match="is no UTF-8; name another"):
+        shard(output=output)
+    with pytest.raises(InputError, match="is no UTF-8; name another"):
+        VocabConfig(corpus=("a.txt",), output=output)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_of_other_things_is_refused_and_not_touched(

@@ -71,6 +71,9 @@ def test_each_file_is_sampled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("corpus/*.txt", "out", False),
         ("corpus/a.txt", "corpus/out", False),
         ("corpus", "s3://bucket/corpus", False),
+        ("corpus", "file://{here}/corpus/out", True),
+        ("file://{here}/corpus", "corpus/out", True),
+        ("file://{here}/corpus", "out", False),
         ("s3://bucket/x/*.txt?region=y", "s3://bucket/x/out", True),
         ("s3://bucket/x/*.txt?region=y", "s3://bucket/y", False),
         ("s3://bucket/x/*.txt", "out", False),
@@ -83,6 +86,7 @@ def test_an_output_where_the_corpus_is_looked_for_is_refused(
     (tmp_path / "corpus" / "a.txt").write_text("a")
     os.symlink("corpus", tmp_path / "link")
     monkeypatch.chdir(tmp_path)
+    spec, output = spec.format(here=tmp_path), output.format(here=tmp_path)
     if refused:
         with pytest.raises(InputError, match=r"lies inside the corpus .* name a folder outside"):
             refuse_overlap(["corpus/a.txt", spec], output)

@@ -1,6 +1,7 @@
 """Finding a corpus's files: folders, globs and URIs, each file once, of the kinds there are."""
 
 import bz2
+import glob
 import gzip
 import os
 from pathlib import Path
@@ -9,13 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.corpus import splits
+from pipeline import storage
+from pipeline.corpus import globs, splits
 from pipeline.corpus.readers import (
     Document,
     ReadOptions,
     find_splits,
     read_documents,
 )
+from pipeline.errors import InputError
 
 PARAGRAPHS = ReadOptions()
 
@@ -95,6 +98,81 @@ def test_uris_are_found_as_paths_are(tmp_path: Path) -> None:
     assert texts(f"{root}/deep/b.txt") == ["deep/b.txt"]
     assert texts(f"{root}/*.txt") == ["a.txt"]
     assert texts(f"{root}/**/[ab].txt") == ["a.txt", "deep/b.txt"]
+
+
+NAMES = [
+    "a.txt", "b.txt", "[c].txt", "d*.txt", ".h.txt", "x/a.txt", "x/.h.txt", "x/y/b.txt", ".dot/a.txt", "x/.dot/z/b.txt",
+]  # fmt: skip
+PATTERNS = [
+    "*", "*.txt", "[!a].txt", "[^a].txt", "[a-b].txt", "[b-a].txt", "[[]c[]].txt", "d[*].txt", ".*", ".*.txt", "x/*",
+    "x*", "*/", "*/*.txt", "**", "**/", "**/*", "**/*.txt", "**/b.txt", "x/**/b.txt", "**/y/**", "**/y", "**/**/a.txt",
+    "**/.dot/*", "**/.dot/**/b.txt", ".dot/*", "**/.h.txt", "**.txt", "*/y/../a.txt", "[!x]/*", "none*",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns_match_what_the_librarys_do_for_paths_and_uris_alike(tmp_path: Path, pattern: str) -> None:
+    """A folder that matches stands for the files in it, without the hidden ones, hence the second step."""
+    for name in NAMES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    expected = set()
+    for match in glob.glob(f"{tmp_path}/{pattern}", recursive=True):
+        inside = storage.list_files(match, hidden=False) if os.path.isdir(match) else [match]
+        expected.update(os.path.realpath(each) for each in inside)
+    found = globs.matched_files(f"{tmp_path}/{pattern}")
+    assert {os.path.realpath(path) for path in found} == expected
+    assert len(found) == len(expected) or ".." in pattern
+    if ".." not in pattern:  # a URI has no such place
+        uris = globs.matched_files(f"{tmp_path.as_uri()}/{pattern}")
+        assert {storage.local_path(uri) for uri in uris} == expected
+
+
+def test_an_escaped_wildcard_in_a_uri_is_part_of_a_name(tmp_path: Path) -> None:
+    for name in ("d*.txt", "de.txt"):
+        (tmp_path / name).write_text(name)
+    assert texts(f"{tmp_path.as_uri()}/[d]%2A.txt") == ["d*.txt"]
+
+
+def test_patterns_are_spelled_as_they_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    for pattern, path in {
+        "**": "x/a.txt",
+        "*/*": "x/a.txt",
+        "./**/a*": "./x/a.txt",
+        "x/*": "x/a.txt",
+    }.items():
+        assert globs.matched_files(pattern) == [path]
+
+
+def test_links_in_a_circle_are_followed_once_for_each_part_of_a_pattern(tmp_path: Path) -> None:
+    """The library's glob goes on for 2 ** 40 folders here."""
+    (tmp_path / "data" / "2024").mkdir(parents=True)
+    (tmp_path / "data" / "2024" / "a.txt").touch()
+    (tmp_path / "data" / "latest").symlink_to("2024")
+    for name in ("up", "also"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "data")
+    assert len(find_splits([str(tmp_path / "**" / "*.txt")])) == 1
+    (found,) = globs.matched_files(str(tmp_path / "data" / "latest" / "**" / "*.txt"))
+    assert found.endswith("latest/a.txt")
+    assert globs.matched_files(str(tmp_path / "**" / "latest" / "*.txt")), "by whichever name a folder has"
+
+
+@pytest.mark.parametrize("spec", ["s3://bucket/part-?.txt", "file:///tmp/a?b/*.txt"])
+def test_a_question_mark_in_a_uri_that_opens_no_options_is_refused(spec: str) -> None:
+    with pytest.raises(InputError, match=r"options, name=value; write \* or \[0-9\].*%3F"):
+        find_splits([spec])
+    with pytest.raises(InputError, match="bucket's or host's name"):
+        find_splits(["s3://buck*/a.txt"])
+
+
+def test_a_file_named_as_path_and_as_uri_is_one(tmp_path: Path) -> None:
+    (tmp_path / "a b.txt").write_text("one")
+    specs = [str(tmp_path), tmp_path.as_uri(), f"{tmp_path.as_uri()}/*.txt", (tmp_path / "a b.txt").as_uri()]
+    assert len(find_splits(specs)) == 1
+    assert find_splits(specs) == find_splits(specs[::-1])
 
 
 def test_files_without_a_suffix_are_known_by_their_beginning_and_others_reported(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from pipeline import storage
 from pipeline.corpus import vocab, word_counts
 from pipeline.corpus.documents import canonical, document_hash
+from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.tokens import encode_sentences
 from pipeline.corpus.vocab import VocabConfig, load_vocabulary, run
 from pipeline.corpus.vocabulary import SPECIALS
@@ -233,6 +234,21 @@ def test_max_bytes_takes_whole_documents_by_lowest_hash_whatever_the_order(tmp_p
     assert lineage["corpus"]["documents"] == len(documents)
     with pytest.raises(InputError, match=r"max_bytes is 5; the first documents drawn take \d+"):
         make(tmp_path, max_bytes=5)
+
+
+@pytest.mark.parametrize(("policy", "done"), [("skip", "skipped"), ("replace", "replaced")])
+@pytest.mark.parametrize("max_bytes", [None, 1_000_000])
+def test_what_was_done_about_broken_utf8_is_said_and_written_down(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: Any, done: str, max_bytes: int | None
+) -> None:
+    write_corpus(tmp_path / "a.txt")
+    (tmp_path / "b.txt").write_bytes(b"caf\xe9\n\nna\xefve\n\nfine\n")
+    read = ReadOptions(invalid_utf8=policy)
+    corpus = (str(tmp_path / "a.txt"), str(tmp_path / "b.txt"))
+    run(VocabConfig(corpus=corpus, output=str(tmp_path / "v"), size=SIZE, read=read, max_bytes=max_bytes))
+    assert f"{done} as no UTF-8: 2 documents" in capsys.readouterr().err
+    recorded = json.loads((tmp_path / "v" / "lineage.json").read_text())["invalid_utf8"]
+    assert recorded == {"replaced": 0, "skipped": 0} | {done: 2}
 
 
 def test_the_same_command_again_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

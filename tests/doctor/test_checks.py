@@ -260,3 +260,12 @@ def test_without_a_server_the_database_is_named_and_a_folder_is_refused(
     refused = only(services.look_at_tracking("file:/data/mlruns", None))
     assert refused.state == "error"
     assert "sqlite:////data/mlruns/mlflow.db" in refused.remedy
+
+
+def test_a_login_in_the_servers_address_is_used_and_not_shown(
+    server: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    found = only(services.look_at_tracking(server(200).replace("//", "//bob:hunter2@"), None))
+    assert found.state == "ok"
+    assert "hunter2" not in str(found)

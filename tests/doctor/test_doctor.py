@@ -19,6 +19,7 @@ from pipeline.training.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGE = str(ROOT / "recipes" / "large.yaml")
+BASE = str(ROOT / "recipes" / "base.yaml")
 GIB = 1 << 30
 
 
@@ -72,6 +73,7 @@ def test_a_recipe_that_fits_passes_and_one_that_does_not_fails(cli: Any, tmp_pat
     ("arguments", "said"),
     [
         (("--gpus", "8x80GB"), "add --recipe"),
+        (("--recipe", LARGE, "--gpus", ""), "--gpus is ''"),
         (("--recipe", LARGE, "--gpus", "8 big ones"), "write how many and how large, e.g. 8x80GB"),
         (("--recipe", LARGE, "--gpus", "0x80GB"), "must be above 0"),
         (("--recipe", "nowhere.yaml"), "does not exist"),
@@ -186,8 +188,37 @@ def test_the_vocabulary_of_shards_that_are_there_counts(shards: Path) -> None:
     assert "assumed" not in table(result)[0]
 
 
-def test_ranks_that_do_not_divide_the_recipe_are_warned_of() -> None:
-    assert "don't divide" in verdict(fit(large(), parse_gpus("3x80GB")))[0]
+@pytest.mark.parametrize("gpus", ["3x80GB", "512x80GB", "99999999999999x80GB"])
+def test_ranks_that_pretrain_would_refuse_do_not_fit_however_large_they_are(gpus: str) -> None:
+    result = fit(read_recipe(BASE), parse_gpus(gpus))
+    (line,) = verdict(result)
+    assert "`pretrain` would refuse this: phases.0: " in line
+    assert "don't divide the plan's 64 lanes; use " in line
+    assert (result.own_fits, result.choice) == (False, None)
+    assert not any(any(row.micro_batches) for row in result.rows)
+
+
+def test_a_micro_batch_that_the_ranks_cannot_take_does_not_fit_and_one_that_they_can_is_named(
+    cli: Any, tmp_path: Path
+) -> None:
+    refused = cli("doctor", "--recipe", BASE, "--gpus", "16x80GB", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "phases.0: micro_batch 32 doesn't divide the 16 sequences" in refused.stdout
+    assert "set micro_batch=16" in refused.stdout
+    assert "fits, " not in refused.stdout
+    assert "keep it" not in refused.stdout
+    changes = next(line for line in refused.stdout.splitlines() if line.startswith("choose "))
+    overrides = changes.removeprefix("choose ").partition(":")[0].split()
+    assert "phases.0.micro_batch=16" in overrides
+    assert fit(read_recipe(BASE, overrides), parse_gpus("16x80GB")).own_fits
+
+
+def test_an_optimizer_that_a_configuration_refuses_is_said_in_its_row(tmp_path: Path) -> None:
+    own = tmp_path / "own.json"
+    own.write_text('{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}')
+    result = fit(large(f"deepspeed={own}", "phases.0.optimizer=bert_adam"), parse_gpus("16x80GB"))
+    assert "bert_adam" in result.rows[-1].refused
+    assert not result.own_fits
 
 
 def test_checkpoints_need_room_for_those_that_stay_and_one_more() -> None:

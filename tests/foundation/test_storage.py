@@ -58,6 +58,29 @@ def test_linked_folders_are_followed_once_and_never_in_a_circle(tmp_path: Path) 
     assert storage.list_files(str(tmp_path / "in")) == [str(tmp_path / "in" / "one" / "a")]
 
 
+def test_links_to_what_is_gone_are_listed_for_the_reader_to_stumble_over(folder: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to(tmp_path / "gone" / name)
+    (tmp_path / "b").unlink()
+    os.mkfifo(tmp_path / "c")
+    assert storage.list_files(folder) == [storage.join(folder, "a")]
+    assert not storage.is_file(storage.join(folder, "a"))
+    assert not storage.is_file(storage.join(folder, "c"))
+    assert not storage.is_file(folder)
+
+
+def test_a_file_uri_is_a_path_and_others_are_none() -> None:
+    assert storage.local_path("file:///a/b%20c") == "/a/b c"
+    assert storage.local_path("a/b%20c") == "a/b%20c"
+    assert storage.local_path("s3://bucket/a") is None
+
+
+def test_a_name_that_is_no_utf8_is_refused() -> None:
+    with pytest.raises(InputError, match=r"'caf\\udce9' is no UTF-8"):
+        storage.check_name(os.fsdecode(b"caf\xe9"))
+    storage.check_name("café")
+
+
 def test_hidden_files_are_left_out_by_their_names_below_the_folder(tmp_path: Path, folder: str) -> None:
     for name in (".home/a", ".home/.b", ".home/.c/d", ".home/e/f"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,14 @@
 
 import pytest
 
-from pipeline.training.run_page import description, flatten, metric_name, page_address, parameters
+from pipeline.training.run_page import (
+    description,
+    flatten,
+    metric_name,
+    page_address,
+    parameters,
+    without_secrets,
+)
 
 RECIPE = {
     "run": "RUNS/a",
@@ -49,3 +56,31 @@ def test_the_description_names_the_phases_and_what_the_run_was_made_from() -> No
 def test_the_address_opens_the_run_among_trainings() -> None:
     wanted = "http://host:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
     assert page_address("http://host:5000/", "3", "abc") == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://bob:hunter2@host:5000/x", "http://host:5000/x"),
+        ("postgresql://bob:p@ss@host/mlflow", "postgresql://host/mlflow"),
+        (
+            "uri: https://token@host\nshards: s3://id:key@bucket/a\n",
+            "uri: https://host\nshards: s3://bucket/a\n",
+        ),
+        ("http://[broken:hunter2@host", "http://host"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("http://host/a b@c", "http://host/a b@c"),
+        ("RUNS/me@work", "RUNS/me@work"),
+    ],
+)
+def test_a_uri_is_shown_without_who_and_password(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+
+
+def test_no_parameter_and_no_description_holds_a_password() -> None:
+    recipe = RECIPE | {
+        "tracking": {"uri": "http://bob:hunter2@host"},
+        "phases": [{"shards": "s3://id:hunter2@bucket/a"}],
+    }
+    assert parameters(recipe)["tracking.uri"] == "http://host"
+    assert "hunter2" not in str(parameters(recipe)) + description(recipe, {})

@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from pipeline.errors import InputError, Stopped
 from pipeline.recipe import TrackingPolicy
+from pipeline.training import launch, tracking
 from pipeline.training.metrics import METRICS, read_metrics
 from pipeline.training.run_page import metric_name
-from pipeline.training.tracking import TRACKING, RunRecord, open_tracker, tracking_uri
+from pipeline.training.server_run import TRACKING
+from pipeline.training.tracking import RunRecord, open_tracker, tracking_uri
 
 RECORD = RunRecord(
     parameters={"phases": [{"steps": 3}], "run": "x"}, tags={"bertpipe.vocabulary": "abc"}, artefacts=()
@@ -199,6 +203,63 @@ def test_a_store_that_refuses_files_takes_the_steps_all_the_same(
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_a_password_in_the_servers_address_is_neither_said_nor_kept(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.training.tracking._SECONDS_FOR_THE_SILENT", 1.0)
+    dead = dead_server()
+    track(run, [], lines(1, 2), uri=dead.replace("//", "//bob:hunter2@"))
+    said = capfd.readouterr().err
+    assert f"{dead} does not take steps" in said
+    assert "hunter2" not in said + (run / TRACKING).read_text()
+    assert list(json.loads((run / TRACKING).read_text())) == [dead]
+
+
+def test_a_recipe_is_kept_on_the_server_without_passwords(run: Path) -> None:
+    recipe = run / "recipe.yaml"
+    recipe.write_text("tracking:\n  uri: http://bob:hunter2@host\nseed: 1\n")
+    track(run, [], lines(1, 1), record=RunRecord(parameters={}, tags={}, artefacts=(recipe,)))
+    client, run_id = known(run)
+    kept = Path(client.download_artifacts(run_id, "recipe.yaml")).read_text()
+    assert kept == "tracking:\n  uri: http://host\nseed: 1\n"
+    assert "hunter2" in recipe.read_text()
+
+
+@pytest.mark.parametrize("purged", [False, True])
+def test_a_run_that_was_deleted_on_the_server_is_recorded_anew(
+    run: Path, empty_database: Path, capfd: pytest.CaptureFixture[str], purged: bool
+) -> None:
+    track(run, [], lines(1, 2))
+    client, deleted = known(run)
+    if purged:
+        shutil.copy(empty_database, run.parent / "mlflow.db")
+    else:
+        client.delete_run(deleted)
+    track(run, lines(1, 2), lines(3, 3))
+    assert f"has no run {deleted} any more; this run is recorded there anew" in capfd.readouterr().err
+    assert known(run)[1] != deleted
+    assert [step for step, _ in history(run)] == [1, 2, 3]
+
+
+def test_after_a_stop_signal_a_slow_server_is_not_waited_for_longer_than_a_launcher_waits(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tracking._SECONDS_AFTER_A_STOP < launch._SECONDS_TO_END
+    monkeypatch.setattr(tracking, "_SECONDS_AFTER_A_STOP", 0.5)
+    held = threading.Event()
+    monkeypatch.setattr(tracking.MlflowTracker, "_send_steps", lambda self: held.wait(30))
+
+    def stop() -> None:
+        with open_tracker(TrackingPolicy(), run, RECORD, is_first=True):
+            raise Stopped("", 15)
+
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        stop()
+    assert time.monotonic() - began < 20
+    held.set()
+
+
 def test_a_failed_run_is_marked(run: Path) -> None:
     def fail() -> None:
         with open_tracker(TrackingPolicy(), run, RECORD, is_first=True) as tracker:
@@ -216,6 +277,11 @@ def test_the_first_rank_alone_is_recorded_and_tracking_can_be_off(tmp_path: Path
         with open_tracker(policy, tmp_path, RECORD, is_first=is_first) as tracker:
             tracker.log({"step": 1})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_experiment_without_a_name_is_refused() -> None:
+    with pytest.raises(InputError, match="write null for no tracking"):
+        TrackingPolicy(experiment="")
 
 
 def test_where_a_run_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
