@@ -213,11 +213,11 @@ def test_masks_stay_what_they_are_from_one_version_to_the_next() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"strategy": "word"}, "masking.strategy is 'word'; known are token"),
-        ({"rate": 0}, "masking.rate is 0"),
+        ({"strategy": "word"}, "strategy is 'word'; known are token"),
+        ({"rate": 0}, "rate is 0"),
         ({"mask": 0.9}, "sum to 1.1; they must sum to 1"),
-        ({"mask": 1.2, "random": -0.2, "keep": 0}, "masking.mask is 1.2"),
-        ({"max_predictions": 0}, "masking.max_predictions is 0"),
+        ({"mask": 1.2, "random": -0.2, "keep": 0}, "mask is 1.2"),
+        ({"max_predictions": 0}, "max_predictions is 0"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(wrong: dict[str, Any], words: str) -> None:
