@@ -31,7 +31,7 @@ def test_there_are_recipes_for_a_laptop_and_for_the_published_sizes() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_first_step_of_every_phase_is_trained(path: Path, shards: Path, cli: Any, tmp_path: Path) -> None:
     recipe = read_recipe(str(path))
-    done = cli("pretrain", path, f"run={tmp_path / 'run'}", *shrunken(recipe, shards), "--ranks", 2)
+    done = cli("pretrain", path, f"run={tmp_path / 'run'}", *shrunken(recipe, shards))
     assert done.returncode == 0, done.stderr
     checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "latest")
     assert checkpoint.step == len(recipe.phases)
