@@ -56,7 +56,14 @@ def test_ctrl_c_in_a_stage_says_how_to_go_on(python_english: Path, tmp_path: Pat
     text = python_english.read_text(encoding="utf-8")
     (tmp_path / "many.txt").write_text("\n\n".join(re.sub(r"\ba\b", str(n), text) for n in range(12)))
     command = [sys.executable, "-m", "pipeline.cli", "shard", "many.txt", "-o", "OUT", "--vocab-size", "2000"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # A shell that runs the tests in the background has its children ignore SIGINT, as a person's doesn't.
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until = time.monotonic() + 60
     while not (tmp_path / "OUT" / ".work").exists() and time.monotonic() < until:
         time.sleep(0.02)

@@ -132,7 +132,7 @@ def test_bf16_stays_within_two_percent_of_fp32_over_a_hundred_steps(
     recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
 ) -> None:
     recipe["phases"][0]["steps"] = 100
-    recipe["checkpoint"]["every"] = 100
+    recipe["checkpoint"]["every"] = recipe["evaluate"]["every"] = 100
     path = write_recipe(recipe)
     losses = {}
     for precision, name in (("fp32", "zero1"), ("bf16", "zero1"), ("bf16", "zero2"), ("bf16", "zero3")):
