@@ -1,5 +1,6 @@
 """Every file of deepspeed_configs/ trains the same network: same losses, exact resume, same conversion."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ CONFIGS = sorted(path.stem for path in (ROOT / "deepspeed_configs").glob("*.json
 def still(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe without dropout, whose masks differ between world sizes."""
     recipe["model"] |= {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+    recipe["phases"][0]["steps"] = 60
+    recipe["evaluate"]["every"] = 60
     return recipe
 
 
@@ -29,7 +32,7 @@ def still(recipe: dict[str, Any]) -> dict[str, Any]:
 def reference(shards: Path, cli: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder that all others are held against: one rank, ZeRO 0, no accumulation."""
     folder = tmp_path_factory.mktemp("reference")
-    phase = {"shards": str(shards), "sequence_length": 64, "global_batch": 16, "micro_batch": 16, "steps": 20}
+    phase = {"shards": str(shards), "sequence_length": 64, "global_batch": 16, "micro_batch": 16, "steps": 60}
     values = {
         "run": str(folder / "run"),
         "seed": 3,
@@ -38,7 +41,8 @@ def reference(shards: Path, cli: Any, tmp_path_factory: pytest.TempPathFactory) 
         "deepspeed": "zero0",
         "lanes": 8,
         "phases": [phase | {"learning_rate": 1e-3, "warmup_steps": 4}],
-        "evaluate": {"every": 10, "sequences": 32},
+        "checkpoint": {"every": 10, "keep_last": 9},
+        "evaluate": {"every": 60, "sequences": 32},
         "tracking": {"experiment": None},
         "loader": {"workers": 0},
     }
@@ -46,14 +50,15 @@ def reference(shards: Path, cli: Any, tmp_path_factory: pytest.TempPathFactory) 
     done = cli("pretrain", folder / "recipe.yaml")
     assert done.returncode == 0, done.stderr
     losses = [line["loss"] for line in read_metrics(folder / "run")]
-    assert len(losses) == 20
     # Something is learned: agreement on a flat line would prove little.
-    assert losses[-1] < losses[0] - 0.1
+    assert losses[19] < losses[0] - 0.1
     return folder / "run"
 
 
 def assert_agree(run: Path, reference: Path) -> None:
-    ours, theirs = read_metrics(run), read_metrics(reference)
+    # Over 20 steps: beyond, the last bits of sums in other orders grow.
+    ours, theirs = read_metrics(run)[:20], read_metrics(reference)[:20]
+    assert len(ours) == 20
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-5)
     # Ours at stage 0, DeepSpeed's at the others.
     norms = [line["gradient_norm"] for line in theirs]
@@ -81,28 +86,30 @@ def test_a_stage_agrees_resumes_exactly_and_converts_to_the_same_model(
     tmp_path: Path,
     processes: Any,
 ) -> None:
-    still |= {"deepspeed": name, "checkpoint": {"every": 10, "keep_last": 2}}
+    still |= {"deepspeed": name, "checkpoint": {"every": 10, "keep_last": 9}}
     path, run = write_recipe(still), Path(still["run"])
     # Two ranks, each with two micro-batches a step; killed some steps past the checkpoint of step 10.
-    process = processes.begin(path, "--ranks", 2)
+    # The folder stands on the command line, by which its processes are found.
+    process = processes.begin(path, f"run={run}", "--ranks", 2)
     processes.wait_for_step(run, 13, process)
     processes.kill_all(run)
     process.wait()
     before = processes.learned(run)
     done = cli("pretrain", path, "--ranks", 2)
     assert done.returncode == 0, done.stderr
-    assert "resuming" in done.stderr
-    assert "after step 10 of 20" in done.stderr
+    resumed = re.search(r"resuming .* after step (\d+) of 60", done.stderr)
+    assert resumed is not None
+    assert int(resumed[1]) < 60
     # The steps that both starts did are the same to the last bit, and the whole agrees with the reference.
-    assert 13 <= len(before) < 20
+    assert 13 <= len(before) < 60
     assert processes.learned(run)[: len(before)] == before
     assert_agree(run, reference)
 
     model, other = tmp_path / "model", tmp_path / "reference"
-    assert read_checkpoint(run / "checkpoints" / "latest").zero_stage == int(name[4])
-    proof = convert(ConvertConfig(checkpoint=run / "checkpoints" / "latest", output=model))
+    assert read_checkpoint(run / "checkpoints" / "step-00000020").zero_stage == int(name[4])
+    proof = convert(ConvertConfig(checkpoint=run / "checkpoints" / "step-00000020", output=model))
     assert proof.largest_difference < 1e-4
-    convert(ConvertConfig(checkpoint=reference / "checkpoints" / "latest", output=other))
+    convert(ConvertConfig(checkpoint=reference / "checkpoints" / "step-00000020", output=other))
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (model, other))
     assert ours.keys() == theirs.keys()
     for weight, tensor in ours.items():
