@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from pipeline import __version__
+from pipeline.ending import end
 from pipeline.errors import BertpipeError, InputError
 
 _CORPUS_HELP = (
@@ -31,6 +32,13 @@ class _Group(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.commands)
+
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        """Run the command line and end the process."""
+        try:
+            return super().main(*arguments, **settings)
+        except SystemExit as ended:
+            end(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
 
     def invoke(self, context: click.Context) -> Any:
         try:

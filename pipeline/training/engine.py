@@ -21,6 +21,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.ending import end_at_once
 from pipeline.errors import InputError, RunFailed
 from pipeline.training.settings import ZeroSettings
 from pipeline.training.world import World, device_of, local_devices
@@ -35,6 +36,7 @@ TAG = "engine"
 def join_world(world: World) -> None:
     """Connect this process with the other ranks: NCCL on GPUs, gloo on CPUs. Called once a process."""
     os.environ.update(world.environment())
+    end_at_once()
     _hush()
     with _without_mlflow():
         import deepspeed
