@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from pipeline import __version__
-from pipeline.ending import end
+from pipeline.ending import run_to_the_end
 from pipeline.errors import BertpipeError, InputError
 
 _CORPUS_HELP = (
@@ -35,10 +35,7 @@ class _Group(click.Group):
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
         """Run the command line and end the process."""
-        try:
-            return super().main(*arguments, **settings)
-        except SystemExit as ended:
-            end(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+        return run_to_the_end(lambda: super(_Group, self).main(*arguments, **settings))
 
     def invoke(self, context: click.Context) -> Any:
         try:

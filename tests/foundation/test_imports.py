@@ -13,7 +13,7 @@ import pipeline
 ROOT = Path(__file__).resolve().parents[2]
 # The road; a module may import from its own place and from those before it.
 ROAD = (
-    ("pipeline.errors",),
+    ("pipeline.ending", "pipeline.errors"),
     (
         "pipeline.configuration",
         "pipeline.counter_random",
