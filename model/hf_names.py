@@ -10,11 +10,12 @@ In: a `state_dict` or a configuration of ours, or of theirs. Out: the other's. W
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from model.config import ACTIVATIONS, ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Ours → theirs; a layer's names stand once, with {} for its number. Each is a module with weight or bias.
 _MODULES = {
@@ -62,7 +63,7 @@ _CONFIG_FIELDS = {
 }
 
 
-def to_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_hf(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Our state under the names of `BertForPreTraining`, tied decoder entries included (the same tensors).
 
     Before writing safetensors, drop the entries that `tied_names` lists: shared memory is refused there.
@@ -73,7 +74,7 @@ def to_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed | {copy: renamed[source] for copy, source in _TIED.items()}
 
 
-def from_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_hf(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """A state of `BertForPreTraining` under our names; the tied decoder's entries and buffers may be missing.
 
     Raises `ValueError` on missing and unexpected names, and where the decoder is not tied to the embeddings.
@@ -139,12 +140,12 @@ def _kinds(module: str) -> tuple[str, ...]:
     return ("bias",) if module in _WITHOUT_WEIGHT else ("weight", "bias")
 
 
-def _layers(state: Mapping[str, Tensor], pattern: str) -> int:
+def _layers(state: "Mapping[str, Tensor]", pattern: str) -> int:
     numbers = [int(match[1]) for name in state if (match := re.match(pattern, name))]
     return max(numbers, default=0) + 1
 
 
-def _refuse_differences(whose: str, state: Mapping[str, Tensor], expected: Iterable[str]) -> None:
+def _refuse_differences(whose: str, state: "Mapping[str, Tensor]", expected: Iterable[str]) -> None:
     expected = set(expected)
     missing, unexpected = sorted(expected - state.keys()), sorted(state.keys() - expected)
     if missing or unexpected:

@@ -4,11 +4,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from transformers import BertForPreTraining
 
 from pipeline.training.metrics import read_metrics
 
 
+@pytest.mark.long
 def test_the_demo_walks_the_whole_road_and_ends_under_the_unigram_baseline(cli: Any, tmp_path: Path) -> None:
     # Fewer steps than by default: enough to pass the baseline by a good margin.
     done = cli("demo", "-o", "here", "--steps", 300, cwd=tmp_path)

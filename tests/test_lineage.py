@@ -15,6 +15,9 @@ from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.release.convert import ConvertConfig
 from pipeline.release.convert import run as convert
 
+# One test process makes the road, once.
+pytestmark = pytest.mark.xdist_group("lineage")
+
 
 @pytest.fixture(scope="module")
 def road(python_english: Path, cli: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:

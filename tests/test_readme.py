@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +24,17 @@ def blocks(page: str) -> list[str]:
     return re.findall(r"<!-- tested -->\n```bash\n(.*?)```", text, flags=re.DOTALL)
 
 
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus file of real English."""
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "english.txt")
+
+
 @pytest.fixture
-def scratch(tmp_path: Path) -> Path:
+def scratch(corpus: Path, tmp_path: Path) -> Path:
     """A folder with a corpus and the recipes, as a page's reader has it."""
     (tmp_path / "corpus").mkdir()
-    write_corpus(tmp_path / "corpus" / "english.txt")
+    shutil.copy(corpus, tmp_path / "corpus" / "english.txt")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     return tmp_path
 
@@ -46,6 +53,7 @@ def run(commands: str, folder: Path) -> None:
     assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.long
 def test_the_road_of_the_readme_ends_in_a_model(scratch: Path) -> None:
     for block in blocks("README.md"):
         for command in block.strip().splitlines():
@@ -57,6 +65,7 @@ def test_the_road_of_the_readme_ends_in_a_model(scratch: Path) -> None:
     assert (scratch / "RUNS" / "mlflow.db").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_the_commands_of_a_page_run_in_their_order(page: str, scratch: Path) -> None:
     for block in blocks(page):

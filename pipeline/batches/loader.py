@@ -30,10 +30,10 @@ from pipeline.batches.assembly import Assembly
 from pipeline.batches.handover import Chunks, Message, Ring, as_it_is, fork_server, start_worker
 from pipeline.batches.masking import MaskingConfig, SpecialIds
 from pipeline.batches.microbatch import BUCKETS, Buckets, MicroBatch, unpack
-from pipeline.batches.order import OrderPlan
+from pipeline.batches.phase_order import order_plan
 from pipeline.batches.share import Share
-from pipeline.corpus.shards import LONGEST_SEQUENCE, Manifest, Split
-from pipeline.errors import InputError, RunFailed
+from pipeline.corpus.shards import Manifest
+from pipeline.errors import RunFailed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,31 +53,6 @@ class StepBatches:
     def tokens(self) -> int:
         """Tokens of this rank's sequences."""
         return sum(micro_batch.tokens for micro_batch in self.micro_batches)
-
-
-def order_plan(
-    manifest: Manifest,
-    *,
-    seed: int,
-    phase: int,
-    lanes: int,
-    global_batch: int,
-    sequence_length: int,
-    split: Split = "train",
-) -> OrderPlan:
-    """The order of a phase over a manifest's pairs.
-
-    Raises InputError where the shards hold too few pairs, or pairs longer than `sequence_length`.
-    """
-    if manifest.max_seq_length > sequence_length:
-        raise InputError(
-            f"the shards hold pairs of up to {manifest.max_seq_length} tokens, the phase's sequence_length is "
-            f"{sequence_length}; raise it, or shard with --max-seq-length {sequence_length}"
-        )
-    if sequence_length > LONGEST_SEQUENCE:
-        raise InputError(f"sequence_length is {sequence_length}; the most is {LONGEST_SEQUENCE}")
-    pairs = [count for shard in manifest.of_split(split) for count in shard.block_pairs]
-    return OrderPlan(block_pairs=pairs, seed=seed, phase=phase, lanes=lanes, global_batch=global_batch)
 
 
 class TrainLoader:

@@ -47,9 +47,13 @@ class Share:
             )
         if lanes % self.world_size:
             fits = [ranks for ranks in _divisors(lanes) if ranks < self.world_size]
+            other = (
+                f"make global_batch ({batch}) a multiple of {self.world_size}"
+                if batch % self.world_size
+                else f"set lanes={self.world_size}"
+            )
             raise InputError(
-                f"{self.world_size} ranks don't divide the plan's {lanes} lanes; "
-                f"use {fits[-1]} ranks, or set lanes to a multiple of {self.world_size} that divides {batch}"
+                f"{self.world_size} ranks don't divide the plan's {lanes} lanes; use {fits[-1]} ranks, or {other}"
             )
         if batch % (self.world_size * self.micro_batch):
             a_rank = batch // self.world_size

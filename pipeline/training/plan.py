@@ -6,10 +6,10 @@ configuration, and the loaders of each phase. What always holds: a plan that exi
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from model.config import ModelConfig
 from pipeline.batches.held_out import held_out_micro_batches
-from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import SpecialIds
 from pipeline.batches.microbatch import MicroBatch
 from pipeline.corpus.shards import Manifest, read_manifest
@@ -22,6 +22,9 @@ from pipeline.training.room import refuse_what_does_not_fit
 from pipeline.training.run_folder import check_folder, with_known_lanes
 from pipeline.training.settings import ZeroSettings, check_optimizers, check_precision, read_settings
 from pipeline.training.world import World, local_devices
+
+if TYPE_CHECKING:
+    from pipeline.batches.loader import TrainLoader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +51,10 @@ class Plan:
         before, after = phases[self.recipe.phase_of(step - 1)], phases[self.recipe.phase_of(step)]
         return before.optimizer != after.optimizer
 
-    def loader(self, index: int, step: int, world: World) -> TrainLoader:
+    def loader(self, index: int, step: int, world: World) -> "TrainLoader":
         """This rank's steps of phase `index`, from the run's `step` on (at its first, where that lies before)."""
+        from pipeline.batches.loader import TrainLoader  # loads torch, which making a plan does without
+
         phase = self.recipe.phases[index]
         return TrainLoader(
             folder=phase.shards,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import lineage
-from pipeline.batches.loader import order_plan
+from pipeline.batches.phase_order import order_plan
 from pipeline.batches.share import Share
 from pipeline.corpus.shards import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary

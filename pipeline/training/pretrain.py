@@ -11,33 +11,13 @@ Example:
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from pipeline.errors import Echo, InputError, RunFailed
+from pipeline.errors import Echo, InputError
 from pipeline.processes import die_with_parent
-from pipeline.progress import say
 from pipeline.recipe import read_recipe
-from pipeline.training.checkpoints import newest_whole, refuse_foreign
-from pipeline.training.engine import join_world, leave_world
 from pipeline.training.launch import PARENT, launch
-from pipeline.training.loop import Training, checkpoint_at
-from pipeline.training.metrics import open_log
-from pipeline.training.plan import Plan, make_plan
-from pipeline.training.run_folder import RECIPE, VOCABULARY, open_folder
-from pipeline.training.signals import watching
-from pipeline.training.tracking import RunRecord, open_tracker
-from pipeline.training.world import (
-    World,
-    check_address,
-    check_devices,
-    device_of,
-    is_lost_peer,
-    local_devices,
-    on_first_rank,
-    read_world,
-    share_threads,
-    sum_over_ranks,
-)
+from pipeline.training.plan import make_plan
+from pipeline.training.world import World, check_address, check_devices, local_devices, read_world
 
 
 def run(path: str, overrides: Sequence[str], ranks: int | None, *, trusted: bool = False) -> None:
@@ -80,65 +60,7 @@ def _run(path: str, overrides: Sequence[str], ranks: int | None, world: World | 
     if world is None and size > 1:
         launch(["pretrain", *(["--trust-checkpoint"] if trusted else []), path, *overrides], size)
     else:
+        # Here alone: a launcher, and a recipe that is refused, need not wait for torch.
+        from pipeline.training.rank import train
+
         train(plan, world or World.alone(), trusted=trusted)
-
-
-def train(plan: Plan, world: World, *, trusted: bool) -> None:
-    """One rank's training, from joining the others to leaving them."""
-    run_path = Path(plan.recipe.run)
-    share_threads(world)
-    join_world(world)
-    device = device_of(world)
-    try:
-        # Held until the end: nobody else trains in this folder.
-        folder = on_first_rank(
-            world,
-            device,
-            lambda: open_folder(plan.recipe, plan.manifests, plan.vocabulary, plan.settings, world),
-        )
-        training = Training(plan, world, checkpoint_at(run_path, _resumed_step(run_path, world, trusted)))
-        if world.is_first and training.step:
-            say(f"resuming {run_path} after step {training.step} of {plan.recipe.steps}")
-        with (
-            watching() as request,
-            open_log(run_path, after=training.step, is_first=world.is_first) as log,
-            open_tracker(plan.recipe.tracking, run_path, _record(plan), is_first=world.is_first) as tracker,
-        ):
-            training.run(log, tracker, request)
-        if folder is not None:
-            folder.lock.close()
-    except RuntimeError as error:
-        if world.size > 1 and is_lost_peer(error):
-            reason = (str(error).splitlines() or ["no reason given"])[0]
-            raise RunFailed(f"rank {world.rank} lost another rank: {reason}") from error
-        raise
-    finally:
-        leave_world()
-
-
-def _resumed_step(run_path: Path, world: World, trusted: bool) -> int:
-    """The step to go on after. The first rank chooses for all: a shared disk may show others something else."""
-
-    def choose() -> int:
-        found = newest_whole(run_path)
-        if found is None:
-            return 0
-        folder, info = found
-        refuse_foreign(folder, trusted=trusted)
-        return info.step
-
-    chosen = on_first_rank(world, device_of(world), choose)
-    (step,) = sum_over_ranks([float(chosen or 0)], device_of(world))
-    return int(step)
-
-
-def _record(plan: Plan) -> RunRecord:
-    tags = {f"bertpipe.shards.{index}": manifest.hash for index, manifest in enumerate(plan.manifests)}
-    tags["bertpipe.vocabulary"] = plan.vocabulary.hash
-    tags["bertpipe.corpus"] = str(plan.manifests[0].corpus.get("fingerprint"))
-    run_path = Path(plan.recipe.run)
-    return RunRecord(
-        parameters=plan.recipe.as_dict(),
-        tags=tags,
-        artefacts=(run_path / RECIPE, run_path / VOCABULARY),
-    )

@@ -129,6 +129,13 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     assert heavy & set(loaded) == set()
 
 
+@pytest.mark.parametrize("stage", ["training.pretrain", "training.evaluate", "release.convert"])
+def test_a_stage_refuses_what_is_wrong_before_torch_is_loaded(stage: str) -> None:
+    code = f"import sys, pipeline.{stage}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert {"torch", "deepspeed", "mlflow", "transformers"} & set(loaded.split()) == set()
+
+
 def test_no_module_is_named_like_one_of_the_standard_library() -> None:
     clashes = {name for name in modules() if name.split(".")[-1] in sys.stdlib_module_names}
     assert clashes == set()

@@ -20,6 +20,8 @@ from pipeline.training.evaluate import EvaluateConfig, LabelCounts, evaluate, un
 from pipeline.training.evaluate import run as run_evaluate
 from pipeline.training.metrics import read_metrics
 
+# One test process trains the checkpoints, once.
+pytestmark = pytest.mark.xdist_group("convert")
 MODEL_FILES = {
     "README.md", "config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json",
     "tokenizer_config.json", "vocab.txt",

@@ -15,6 +15,7 @@ from pipeline.training.checkpoints import read_checkpoint
 from pipeline.training.metrics import read_metrics
 
 
+@pytest.mark.long
 def test_killed_anywhere_the_same_command_repeats_the_undisturbed_run_to_the_last_bit(
     recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, processes: Any
 ) -> None:

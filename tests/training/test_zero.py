@@ -23,8 +23,8 @@ CONFIGS = sorted(path.stem for path in (ROOT / "deepspeed_configs").glob("*.json
 def still(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe without dropout, whose masks differ between world sizes."""
     recipe["model"] |= {"hidden_dropout": 0.0, "attention_dropout": 0.0}
-    recipe["phases"][0]["steps"] = 60
-    recipe["evaluate"]["every"] = 60
+    recipe["phases"][0]["steps"] = 40
+    recipe["evaluate"]["every"] = 40
     return recipe
 
 
@@ -32,7 +32,7 @@ def still(recipe: dict[str, Any]) -> dict[str, Any]:
 def reference(shards: Path, cli: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder that all others are held against: one rank, ZeRO 0, no accumulation."""
     folder = tmp_path_factory.mktemp("reference")
-    phase = {"shards": str(shards), "sequence_length": 64, "global_batch": 16, "micro_batch": 16, "steps": 60}
+    phase = {"shards": str(shards), "sequence_length": 64, "global_batch": 16, "micro_batch": 16, "steps": 40}
     values = {
         "run": str(folder / "run"),
         "seed": 3,
@@ -42,7 +42,7 @@ def reference(shards: Path, cli: Any, tmp_path_factory: pytest.TempPathFactory) 
         "lanes": 8,
         "phases": [phase | {"learning_rate": 1e-3, "warmup_steps": 4}],
         "checkpoint": {"every": 10, "keep_last": 9},
-        "evaluate": {"every": 60, "sequences": 32},
+        "evaluate": {"every": 40, "sequences": 32},
         "tracking": {"experiment": None},
         "loader": {"workers": 0},
     }
@@ -76,6 +76,7 @@ def test_there_is_a_file_for_every_stage_and_offload() -> None:
         assert not settings.wants_cpu_adam
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_stage_agrees_resumes_exactly_and_converts_to_the_same_model(
     name: str,
@@ -97,11 +98,11 @@ def test_a_stage_agrees_resumes_exactly_and_converts_to_the_same_model(
     before = processes.learned(run)
     done = cli("pretrain", path, "--ranks", 2)
     assert done.returncode == 0, done.stderr
-    resumed = re.search(r"resuming .* after step (\d+) of 60", done.stderr)
+    resumed = re.search(r"resuming .* after step (\d+) of 40", done.stderr)
     assert resumed is not None
-    assert int(resumed[1]) < 60
+    assert int(resumed[1]) < 40
     # The steps that both starts did are the same to the last bit, and the whole agrees with the reference.
-    assert 13 <= len(before) < 60
+    assert 13 <= len(before) < 40
     assert processes.learned(run)[: len(before)] == before
     assert_agree(run, reference)
 
@@ -135,6 +136,7 @@ def test_ranks_and_accumulation_agree(
     assert_agree(Path(still["run"]), reference)
 
 
+@pytest.mark.long
 def test_bf16_stays_within_two_percent_of_fp32_over_a_hundred_steps(
     recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
 ) -> None:
@@ -142,9 +144,13 @@ def test_bf16_stays_within_two_percent_of_fp32_over_a_hundred_steps(
     recipe["checkpoint"]["every"] = recipe["evaluate"]["every"] = 100
     path = write_recipe(recipe)
     losses = {}
-    for precision, name in (("fp32", "zero1"), ("bf16", "zero1"), ("bf16", "zero2"), ("bf16", "zero3")):
+    # The further stages compute as the first does, and show it in fewer steps.
+    for precision, name, stop in (
+        ("fp32", "zero1", 100), ("bf16", "zero1", 100), ("bf16", "zero2", 20), ("bf16", "zero3", 20),
+    ):  # fmt: skip
         run = tmp_path / f"{name}-{precision}"
-        done = cli("pretrain", path, f"run={run}", f"precision={precision}", f"deepspeed={name}")
+        schedule = (f"phases.0.steps={stop}", "phases.0.final_learning_rate=1e-3", f"checkpoint.every={stop}")
+        done = cli("pretrain", path, f"run={run}", f"precision={precision}", f"deepspeed={name}", *schedule)
         assert done.returncode == 0, done.stderr
         losses[precision, name] = [line["loss"] for line in read_metrics(run)]
         # The optimizer's fp32 weights leave, not the halves that were computed with.
@@ -158,8 +164,9 @@ def test_bf16_stays_within_two_percent_of_fp32_over_a_hundred_steps(
     reference = losses.pop(("fp32", "zero1"))
     assert reference[-1] < reference[0] - 0.5
     for found in losses.values():
-        assert found == pytest.approx(reference, rel=0.02)
-        assert found != reference
+        assert len(found) >= 20
+        assert found == pytest.approx(reference[: len(found)], rel=0.02)
+        assert found != reference[: len(found)]
 
 
 def test_activation_checkpointing_changes_nothing(
