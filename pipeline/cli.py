@@ -8,9 +8,9 @@ Example:
     bertpipe shard corpus/*.txt --vocab VOCAB -o SHARDS
 """
 
+import errno
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import click
 
 from pipeline import __version__
 from pipeline.ending import run_to_the_end
-from pipeline.errors import BertpipeError, InputError
+from pipeline.errors import BertpipeError, InputError, RunFailed
+from pipeline.progress import say
 
 _CORPUS_HELP = (
     "Files, folders, globs or URIs of .txt, .jsonl or .ndjson (plain or .gz, .zst, .bz2, .xz), .parquet, and "
@@ -42,17 +43,22 @@ class _Group(click.Group):
             return super().invoke(context)
         except BertpipeError as error:
             if str(error):
-                click.echo(f"bertpipe: {error}", err=True)
-            sys.stderr.flush()
+                say(f"bertpipe: {error}")
             context.exit(error.exit_code)
         except click.UsageError as error:
             # click would take three lines; the last one says it.
             where = error.ctx.command_path if error.ctx else "bertpipe"
             said = " ".join(error.format_message().split())
-            click.echo(f"bertpipe: {said} ({where} --help tells more)", err=True)
+            say(f"bertpipe: {said} ({where} --help tells more)")
             context.exit(InputError.exit_code)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            where = error.filename or "the disk, or where the output goes,"
+            say(f"bertpipe: {where} has no space left; free some and run the same command again")
+            context.exit(RunFailed.exit_code)
         except KeyboardInterrupt:
-            click.echo("bertpipe: interrupted; run the same command again to continue", err=True)
+            say("bertpipe: interrupted; run the same command again to continue")
             context.exit(130)
 
 

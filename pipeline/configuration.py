@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -120,3 +120,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 _TYPE_WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    """Raise InputError where `value` is below `least`."""
+    if value < least:
+        raise InputError(f"{name} is {value}; it must be at least {least}")
+
+
+def one_of(name: str, value: Any, known: Sequence[Any]) -> None:
+    """Raise InputError where `value` is none of `known`."""
+    if value not in known:
+        raise InputError(f"{name} is {value!r}; known: {', '.join(map(str, known))}")

@@ -24,6 +24,8 @@ def say(line: str) -> None:
 
 def write(text: str) -> None:
     """Text as it stands, on standard error; where nobody reads that any more, only the display is lost."""
+    if sys.stderr is None:  # closed before Python began
+        return
     try:
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -21,7 +21,10 @@ def shipped_file(name: str, *, what: str) -> Path:
         if (root / name).is_file():
             return root / name
     wanted = Path(name)
-    there = sorted(
-        {path.stem for root in _ROOTS for path in (root / wanted.parent).glob(f"*{wanted.suffix}")}
-    )
+    there = shipped_names(str(wanted.parent), wanted.suffix)
     raise InputError(f"{what}: {wanted.stem!r} is not shipped; there are {', '.join(there)}; or give a path")
+
+
+def shipped_names(folder: str, suffix: str) -> list[str]:
+    """The shipped files of a folder and kind, without their suffix, sorted."""
+    return sorted({path.stem for root in _ROOTS for path in (root / folder).glob(f"*{suffix}")})

@@ -120,6 +120,8 @@ TABLE = [
     Row("pretrain good.yaml precision=fp8", "known: fp32, bf16, fp16", PRETRAIN),
     Row("pretrain good.yaml precision=bf16 deepspeed=zero0", "bf16 goes with ZeRO stage 1 or more", PRETRAIN),
     Row("pretrain good.yaml deepspeed=zero9", "there are zero0, zero1, zero2", PRETRAIN),
+    Row("pretrain good.yaml deepspeed=zero9.json", "zero9.json does not exist", PRETRAIN),
+    Row("pretrain good.yaml tracking.uri=http://bob:pw@host", "export it as MLFLOW_TRACKING_URI", PRETRAIN),
     Row("pretrain good.yaml deepspeed=batch.json", "sets 'train_batch_size'", PRETRAIN),
     Row("pretrain good.yaml deepspeed=stage7.json", "asks for ZeRO stage 7", PRETRAIN),
     Row("pretrain good.yaml deepspeed=mine.json", "mine.json does not exist", PRETRAIN),

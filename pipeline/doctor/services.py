@@ -98,14 +98,24 @@ def look_at_tracking(uri: str | None, beside: Path | None) -> Iterator[Finding]:
     uri: the recipe's; $MLFLOW_TRACKING_URI counts where it is None
     beside: the folder whose `mlflow.db` records the run where neither is set; None where there is no recipe
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    try:
+        scheme = urlsplit(uri).scheme
+    except ValueError as error:
+        yield Finding(
+            name="tracking",
+            state="error",
+            found=f"{without_secrets(uri)} is no address ({error})",
+            remedy="correct tracking.uri, or $MLFLOW_TRACKING_URI",
+        )
+        return
     if not uri:
         where = f"in {beside / 'mlflow.db'}" if beside else "in mlflow.db beside their folders"
         found = f"no server is named: runs are recorded {where}"
         yield Finding(name="tracking", state="ok", found=found)
-    elif urlsplit(uri).scheme in ("http", "https"):
+    elif scheme in ("http", "https"):
         yield _server(uri)
-    elif urlsplit(uri).scheme in ("file", ""):
+    elif scheme in ("file", ""):
         folder = uri.removeprefix("file://").removeprefix("file:").rstrip("/")
         yield Finding(
             name="tracking",

@@ -22,7 +22,8 @@ from dataclasses import dataclass, fields
 
 from model.config import ModelConfig
 from model.counts import activation_bytes, parameter_count
-from pipeline.recipe import Phase, Recipe
+from pipeline.phase import Phase
+from pipeline.recipe import Recipe
 from pipeline.training.settings import ZeroSettings
 
 GIB = 1 << 30

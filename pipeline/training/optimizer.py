@@ -7,7 +7,7 @@ cut its tensors anywhere; nothing is compiled, unless the JSON asks for DeepSpee
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.recipe import AdamW
+from pipeline.phase import AdamW
 
 if TYPE_CHECKING:
     import torch

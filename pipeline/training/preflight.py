@@ -13,7 +13,8 @@ from pipeline.batches.share import Share
 from pipeline.corpus.shards import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError
-from pipeline.recipe import Phase, Recipe
+from pipeline.phase import Phase
+from pipeline.recipe import Recipe
 
 
 def check(recipe: Recipe, manifests: Sequence[Manifest], ranks: int) -> None:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from model.config import ModelConfig
 from pipeline.errors import InputError
+from pipeline.phase import Phase
 from pipeline.progress import say
-from pipeline.recipe import Phase, Recipe
+from pipeline.recipe import Recipe
 from pipeline.training.host_memory import host_memory
 from pipeline.training.launch import PARENT
 from pipeline.training.memory import Estimate, estimate_phase, gib, largest_micro_batch

@@ -7,7 +7,7 @@ Example:
     learning_rate(phase, 0)  # the first step's: peak ÷ warmup_steps
 """
 
-from pipeline.recipe import Phase
+from pipeline.phase import Phase
 
 
 def learning_rate(phase: Phase, step: int) -> float:

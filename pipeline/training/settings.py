@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.shipped import shipped_file
+from pipeline.shipped import shipped_file, shipped_names
 
 STAGES = (0, 1, 2, 3)
 # What a JSON may say: ZeRO, offload, communication, and DeepSpeed's own measuring. The rest is the recipe's, and
@@ -118,10 +118,13 @@ def read_settings(name: str) -> ZeroSettings:
 
     Raises InputError where it is missing, is no JSON, or sets what the recipe decides.
     """
-    path = Path(name)
-    is_shipped = path.suffix != ".json"
+    path, shipped = Path(name), name.removesuffix(".json")
+    # A bare `zero1.json` is the shipped one, unless such a file lies here.
+    is_shipped = path.suffix != ".json" or (
+        shipped in shipped_names("deepspeed_configs", ".json") and not path.exists()
+    )
     if is_shipped:
-        path = shipped_file(f"deepspeed_configs/{name}.json", what="deepspeed")
+        path = shipped_file(f"deepspeed_configs/{shipped}.json", what="deepspeed")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from pipeline.errors import Stopped
+from pipeline.policies import TrackingPolicy
 from pipeline.progress import say
-from pipeline.recipe import TrackingPolicy
 from pipeline.training.metrics import METRICS, read_after
 from pipeline.training.run_page import heading, metric_name, parameters, without_secrets
 from pipeline.training.server_run import find_or_create

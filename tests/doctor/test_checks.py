@@ -260,6 +260,9 @@ def test_without_a_server_the_database_is_named_and_a_folder_is_refused(
     refused = only(services.look_at_tracking("file:/data/mlruns", None))
     assert refused.state == "error"
     assert "sqlite:////data/mlruns/mlflow.db" in refused.remedy
+    mistyped = only(services.look_at_tracking("http://bob:hunter2@[host", None))
+    assert mistyped.state == "error"
+    assert "http://[host is no address" in mistyped.found
 
 
 def test_a_login_in_the_servers_address_is_used_and_not_shown(

@@ -25,6 +25,7 @@ ROAD = (
     ("pipeline.lineage",),
     ("pipeline.corpus",),
     ("pipeline.batches",),
+    ("pipeline.phase", "pipeline.policies"),
     ("pipeline.recipe",),
     ("pipeline.training",),
     ("pipeline.doctor",),

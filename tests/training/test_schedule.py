@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.recipe import Phase
+from pipeline.phase import Phase
 from pipeline.training.schedule import learning_rate
 
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError, Stopped
-from pipeline.recipe import TrackingPolicy
+from pipeline.policies import TrackingPolicy
 from pipeline.training import launch, tracking
 from pipeline.training.metrics import METRICS, read_metrics
 from pipeline.training.run_page import metric_name
@@ -208,7 +208,8 @@ def test_a_password_in_the_servers_address_is_neither_said_nor_kept(
 ) -> None:
     monkeypatch.setattr("pipeline.training.tracking._SECONDS_FOR_THE_SILENT", 1.0)
     dead = dead_server()
-    track(run, [], lines(1, 2), uri=dead.replace("//", "//bob:hunter2@"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", dead.replace("//", "//bob:hunter2@"))
+    track(run, [], lines(1, 2))
     said = capfd.readouterr().err
     assert f"{dead} does not take steps" in said
     assert "hunter2" not in said + (run / TRACKING).read_text()

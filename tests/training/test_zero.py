@@ -72,6 +72,7 @@ def test_there_is_a_file_for_every_stage_and_offload() -> None:
         assert settings.stage == int(name[4])
         assert settings.optimizer_device == ("cpu" if "offload" in name else "none")
         assert settings.parameter_device == ("cpu" if name == "zero3_offload" else "none")
+        assert read_settings(f"{name}.json") == settings
         # Nothing is compiled on the way to the first step.
         assert not settings.wants_cpu_adam
 

@@ -1,0 +1,81 @@
+"""What a recipe says about saving, evaluating, recording and loading: nothing that decides what is learned.
+
+In: plain values. Out: frozen dataclasses. What always holds: one that exists is good in itself.
+"""
+
+import re
+from dataclasses import dataclass
+
+from pipeline.configuration import at_least
+from pipeline.errors import InputError
+
+_PASSWORD = re.compile(r"://[^/?#\s@:]*:[^/?#\s]*@")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointPolicy:
+    """When checkpoints are written and how many stay.
+
+    every: steps between two
+    keep_last: how many of the newest stay
+    """
+
+    every: int = 1000
+    keep_last: int = 2
+
+    def __post_init__(self) -> None:
+        at_least("every", self.every, 1)
+        at_least("keep_last", self.keep_last, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPolicy:
+    """When the held-out pairs are looked at.
+
+    every: steps between two evaluations; 0 for none
+    sequences: how many held-out pairs, always the same ones
+    """
+
+    every: int = 1000
+    sequences: int = 2048
+
+    def __post_init__(self) -> None:
+        at_least("every", self.every, 0)
+        at_least("sequences", self.sequences, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingPolicy:
+    """Where the run is recorded.
+
+    experiment: MLflow's experiment; null for no tracking
+    uri: the tracking server; default $MLFLOW_TRACKING_URI, else a SQLite file beside the run folder
+    """
+
+    experiment: str | None = "bertpipe"
+    uri: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.experiment == "":
+            raise InputError("experiment is empty; name one, or write null for no tracking")
+        if self.uri and _PASSWORD.search(self.uri):
+            raise InputError(
+                "uri holds a password, which the run folder and every checkpoint would keep; "
+                "export it as MLFLOW_TRACKING_URI instead"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderPolicy:
+    """How micro-batches are fetched; changes no sample and no mask.
+
+    workers: dataloader processes a rank (0 loads in the trainer itself)
+    prefetch: micro-batches a worker prepares ahead
+    """
+
+    workers: int = 1
+    prefetch: int = 8
+
+    def __post_init__(self) -> None:
+        at_least("workers", self.workers, 0)
+        at_least("prefetch", self.prefetch, 1)
