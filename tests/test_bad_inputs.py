@@ -4,7 +4,6 @@ A row is a command with a fault, what the line must say, and the control: the sa
 passes. Exit code 2 is the user's input, 1 the machine's failure.
 """
 
-import importlib.util
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from helpers import bad_inputs
 from pipeline.training.world import local_devices
 
 VOCAB = "vocab good.txt -o OUT --size 200"
@@ -179,15 +179,9 @@ TABLE = [
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory, shards: Path, cli: Any) -> Path:
-    """The folder that `bad_inputs_workshop.py` fills."""
-    path = Path(__file__).with_name("bad_inputs_workshop.py")
-    specification = importlib.util.spec_from_file_location("bad_inputs_workshop", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    """The folder that `helpers.bad_inputs` fills."""
     folder = tmp_path_factory.mktemp("workshop")
-    module.build(folder, shards, cli)
+    bad_inputs.build(folder, shards, cli)
     return folder
 
 

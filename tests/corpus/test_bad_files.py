@@ -10,31 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.reading import read, texts, write_parquet
 from pipeline.corpus.readers import (
     Document,
     ReadOptions,
     find_splits,
     normalise,
-    read_documents,
 )
 from pipeline.errors import InputError
-
-PARAGRAPHS = ReadOptions()
-
-TEXT = pa.string()
-
-
-def read(*specs: object, options: ReadOptions = PARAGRAPHS) -> list[Document]:
-    found = find_splits([str(spec) for spec in specs], options.format)
-    return [document for split in found for document in read_documents(split, options)]
-
-
-def texts(*specs: object, options: ReadOptions = PARAGRAPHS) -> list[str]:
-    return [document.text for document in read(*specs, options=options)]
-
-
-def write_parquet(path: Path, rows: list[str | None], kind: pa.DataType = TEXT, **more: object) -> None:
-    pq.write_table(pa.table({"id": list(range(len(rows))), "text": pa.array(rows, kind)}), path, **more)
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[str, list[str]]]:

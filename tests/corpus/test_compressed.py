@@ -4,7 +4,6 @@ import bz2
 import gzip
 import lzma
 import os
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,34 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.reading import PARAGRAPHS, corpora, texts
 from pipeline.corpus.readers import (
-    Document,
     ReadOptions,
-    find_splits,
-    read_documents,
 )
 from pipeline.errors import InputError
-
-PARAGRAPHS = ReadOptions()
-
-
-def read(*specs: object, options: ReadOptions = PARAGRAPHS) -> list[Document]:
-    found = find_splits([str(spec) for spec in specs], options.format)
-    return [document for split in found for document in read_documents(split, options)]
-
-
-def texts(*specs: object, options: ReadOptions = PARAGRAPHS) -> list[str]:
-    return [document.text for document in read(*specs, options=options)]
-
-
-line = (
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
-    .map(lambda text: " ".join(text.replace("\0", "").replace("\ufeff", "").split()))
-    .map(lambda text: unicodedata.normalize("NFC", text))
-    .filter(lambda text: text.strip() == text != "")
-)
-
-corpus = st.lists(st.lists(line, min_size=1, max_size=5), min_size=1, max_size=8)
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -51,7 +27,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@given(documents=corpus, packer=st.sampled_from(sorted(PACKERS)), cut=st.floats(0, 1), bom=st.booleans())
+@given(documents=corpora, packer=st.sampled_from(sorted(PACKERS)), cut=st.floats(0, 1), bom=st.booleans())
 def test_a_compressed_file_of_several_members_is_read_whole(
     tmp_path_factory: pytest.TempPathFactory,
     documents: list[list[str]],

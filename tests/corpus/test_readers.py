@@ -4,7 +4,6 @@ import html
 import io
 import json
 import random
-import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.reading import corpora, read, texts, write_parquet
 from pipeline import storage
 from pipeline.corpus import documents, parquet_files, text_files
 from pipeline.corpus.documents import Fingerprint, canonical
@@ -20,41 +20,9 @@ from pipeline.corpus.readers import (
     Document,
     ReadOptions,
     document_hash,
-    find_splits,
-    read_documents,
 )
-
-PARAGRAPHS = ReadOptions()
-
 
 LINES = ReadOptions(sentences="lines")
-
-
-TEXT = pa.string()
-
-
-def read(*specs: object, options: ReadOptions = PARAGRAPHS) -> list[Document]:
-    found = find_splits([str(spec) for spec in specs], options.format)
-    return [document for split in found for document in read_documents(split, options)]
-
-
-def texts(*specs: object, options: ReadOptions = PARAGRAPHS) -> list[str]:
-    return [document.text for document in read(*specs, options=options)]
-
-
-def write_parquet(path: Path, rows: list[str | None], kind: pa.DataType = TEXT, **more: object) -> None:
-    pq.write_table(pa.table({"id": list(range(len(rows))), "text": pa.array(rows, kind)}), path, **more)
-
-
-line = (
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
-    .map(lambda text: " ".join(text.replace("\0", "").replace("\ufeff", "").split()))
-    .map(lambda text: unicodedata.normalize("NFC", text))
-    .filter(lambda text: text.strip() == text != "")
-)
-
-
-corpus = st.lists(st.lists(line, min_size=1, max_size=5), min_size=1, max_size=8)
 
 
 def write_forms(folder: Path, documents: list[list[str]], newline: str, *, ascii_json: bool) -> list[str]:
@@ -85,7 +53,7 @@ def write_forms(folder: Path, documents: list[list[str]], newline: str, *, ascii
 
 
 @given(
-    documents=corpus,
+    documents=corpora,
     newline=st.sampled_from(["\n", "\r\n", "\r"]),
     ascii_json=st.booleans(),
     block=st.integers(1, 40),

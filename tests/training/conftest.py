@@ -1,24 +1,10 @@
 """A recipe small enough to train in seconds."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
-
-
-@pytest.fixture(scope="session")
-def processes() -> ModuleType:
-    """What `processes.py` beside this file offers: tests are no package, so that it can't be imported."""
-    path = Path(__file__).with_name("processes.py")
-    specification = importlib.util.spec_from_file_location("processes", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

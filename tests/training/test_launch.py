@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from helpers import processes
 from pipeline.errors import Stopped
 from pipeline.training import launch
 from pipeline.training.metrics import read_metrics
@@ -20,7 +21,7 @@ from pipeline.training.metrics import read_metrics
     [(signal.SIGINT, 0.0), (signal.SIGINT, 0.4), (signal.SIGTERM, 1.5), (signal.SIGINT, 4.0)],
 )
 def test_ranks_that_are_stopped_while_they_start_end_at_once_and_quietly(
-    recipe: dict[str, Any], write_recipe: Any, processes: Any, sent: signal.Signals, wait: float
+    recipe: dict[str, Any], write_recipe: Any, sent: signal.Signals, wait: float
 ) -> None:
     recipe["phases"][0]["steps"] = 100_000
     run = Path(recipe["run"])

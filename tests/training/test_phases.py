@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import processes
 from pipeline.corpus.shards import read_manifest
 from pipeline.recipe import recipe_from
 from pipeline.training.bert_adam import BertAdam
@@ -59,7 +60,6 @@ def test_phases_follow_one_another_and_the_switch_is_exact_under_resume(
     write_recipe: Any,
     cli: Any,
     tmp_path: Path,
-    processes: Any,
     name: str,
     precision: str,
     ranks: int,
@@ -97,7 +97,6 @@ def test_a_phase_added_to_a_finished_run_continues_it(
     write_recipe: Any,
     cli: Any,
     tmp_path: Path,
-    processes: Any,
 ) -> None:
     del recipe["lanes"]  # their default follows from the batches, and a new phase must not change the old
     first = recipe["phases"][0] | {"steps": 6}

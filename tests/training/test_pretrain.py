@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from helpers import processes
 from pipeline.training.checkpoints import read_checkpoint
 from pipeline.training.metrics import read_metrics
 
 
 @pytest.mark.long
 def test_killed_anywhere_the_same_command_repeats_the_undisturbed_run_to_the_last_bit(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, processes: Any
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
 ) -> None:
     recipe["loader"]["workers"] = 1
     path = write_recipe(recipe)
@@ -40,7 +41,7 @@ def test_killed_anywhere_the_same_command_repeats_the_undisturbed_run_to_the_las
 
 
 def test_a_killed_launcher_leaves_no_process_behind(
-    recipe: dict[str, Any], write_recipe: Any, tmp_path: Path, processes: Any
+    recipe: dict[str, Any], write_recipe: Any, tmp_path: Path
 ) -> None:
     recipe["loader"]["workers"] = 1
     recipe["phases"][0]["steps"] = 100_000
@@ -59,7 +60,7 @@ def test_a_killed_launcher_leaves_no_process_behind(
 
 
 def test_a_dead_rank_ends_the_others_and_says_so(
-    recipe: dict[str, Any], write_recipe: Any, tmp_path: Path, processes: Any
+    recipe: dict[str, Any], write_recipe: Any, tmp_path: Path
 ) -> None:
     recipe["phases"][0]["steps"] = 100_000
     run = Path(recipe["run"])
@@ -76,7 +77,7 @@ def test_a_dead_rank_ends_the_others_and_says_so(
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_signal_ends_in_a_checkpoint_and_the_rerun_repeats_the_undisturbed_run(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, sent: int, code: int, processes: Any
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, sent: int, code: int
 ) -> None:
     recipe["checkpoint"]["every"] = 1000
     path = write_recipe(recipe)
@@ -114,7 +115,7 @@ def test_ranks_that_a_launcher_started_are_joined(
 
 
 def test_a_damaged_checkpoint_is_passed_over_aloud(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, processes: Any
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
 ) -> None:
     path = write_recipe(recipe)
     run = Path(recipe["run"])
@@ -210,9 +211,7 @@ def test_what_a_run_folder_was_begun_with_cannot_change(
     assert cli("pretrain", path, "checkpoint.keep_last=1", "loader.workers=1", "--ranks", 2).returncode == 0
 
 
-def test_one_run_trains_in_a_folder_at_a_time(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, processes: Any
-) -> None:
+def test_one_run_trains_in_a_folder_at_a_time(recipe: dict[str, Any], write_recipe: Any, cli: Any) -> None:
     recipe["phases"][0]["steps"] = 100_000
     path = write_recipe(recipe)
     process = processes.begin(path, "--ranks", 2)

@@ -9,6 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from helpers import processes
 from pipeline.release.convert import ConvertConfig
 from pipeline.release.convert import run as convert
 from pipeline.training.checkpoints import read_checkpoint
@@ -86,7 +87,6 @@ def test_a_stage_agrees_resumes_exactly_and_converts_to_the_same_model(
     cli: Any,
     reference: Path,
     tmp_path: Path,
-    processes: Any,
 ) -> None:
     still |= {"deepspeed": name, "checkpoint": {"every": 10, "keep_last": 9}}
     path, run = write_recipe(still), Path(still["run"])
@@ -171,7 +171,7 @@ def test_bf16_stays_within_two_percent_of_fp32_over_a_hundred_steps(
 
 
 def test_activation_checkpointing_changes_nothing(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path, processes: Any
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
 ) -> None:
     recipe["phases"][0] |= {"steps": 6, "warmup_steps": 2}
     path = write_recipe(recipe)

@@ -1,4 +1,4 @@
-"""Real runs as processes: started, waited for, looked at, killed. Handed to tests as the fixture `processes`."""
+"""Real runs as processes: started, waited for, looked at, killed."""
 
 import os
 import signal

@@ -1,7 +1,4 @@
-"""The folder in which bad inputs are tried: good things, and each of them broken in one way.
-
-Loaded by `test_bad_inputs.py` through its path, since tests are no package.
-"""
+"""The folder in which bad inputs are tried: good things, and each of them broken in one way."""
 
 import bz2
 import gzip
