@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from helpers.recipes import small_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
 START_SCRIPT = Path(__file__).with_name("slurm_local.sh")
 IMPOSSIBLE = 3
@@ -87,23 +89,7 @@ class Site:
 
     def write_recipe(self, shards: Path | str, **changes: Any) -> None:
         """`recipes/mine.yaml`: 40 steps of some tenths of a second, long enough to be stopped on their way."""
-        recipe = {
-            "run": "RUNS/mine",
-            "seed": 3,
-            "model": {"preset": "tiny", "hidden_size": 64, "intermediate_size": 128},
-            "deepspeed": "zero1",
-            "lanes": 8,
-            "phases": [
-                {
-                    "shards": str(shards),
-                    "sequence_length": 64,
-                    "global_batch": 32,
-                    "micro_batch": 2,
-                    "steps": 40,
-                    "learning_rate": 1e-3,
-                    "warmup_steps": 4,
-                }
-            ],
+        recipe = small_recipe("RUNS/mine", shards, global_batch=32, micro_batch=2, steps=40) | {
             "checkpoint": {"every": 20, "keep_last": 2},
             "evaluate": {"every": 20, "sequences": 32},
             "tracking": {"experiment": "cluster"},

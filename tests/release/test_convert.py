@@ -10,6 +10,7 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining
 
+from helpers.recipes import small_recipe
 from model.config import ModelConfig
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.errors import InputError, RunFailed
@@ -33,17 +34,8 @@ def checkpoint(request: pytest.FixtureRequest, shards: Path, cli: Any, tmp_path_
     """A checkpoint of six steps, of each ZeRO stage."""
     stage, ranks = request.param
     folder = tmp_path_factory.mktemp(stage)
-    recipe = {
-        "run": str(folder / "run"),
-        "model": {"preset": "tiny", "hidden_size": 64, "intermediate_size": 128},
-        "deepspeed": stage,
-        "phases": [
-            {"shards": str(shards), "sequence_length": 64, "global_batch": 16, "micro_batch": 8, "steps": 6,
-             "learning_rate": 1e-3}
-        ],
-        "evaluate": {"every": 6, "sequences": 10_000},
-        "tracking": {"experiment": None},
-    }  # fmt: skip
+    recipe = small_recipe(folder / "run", shards, micro_batch=8, steps=6, warmup_steps=0)
+    recipe |= {"deepspeed": stage, "evaluate": {"every": 6, "sequences": 10_000}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     done = cli("pretrain", folder / "recipe.yaml", "--ranks", ranks)
     assert done.returncode == 0, done.stderr

@@ -6,32 +6,13 @@ from typing import Any
 import pytest
 import yaml
 
+from helpers.recipes import small_recipe
+
 
 @pytest.fixture
 def recipe(shards: Path, tmp_path: Path) -> dict[str, Any]:
     """Plain values of a recipe of 20 steps, run folder and database inside the test's own folder."""
-    return {
-        "run": str(tmp_path / "RUNS" / "try"),
-        "seed": 3,
-        "model": {"preset": "tiny", "hidden_size": 64, "intermediate_size": 128},
-        "deepspeed": "zero1",
-        "lanes": 8,
-        "phases": [
-            {
-                "shards": str(shards),
-                "sequence_length": 64,
-                "global_batch": 16,
-                "micro_batch": 4,
-                "steps": 20,
-                "learning_rate": 1e-3,
-                "warmup_steps": 4,
-            }
-        ],
-        "checkpoint": {"every": 5, "keep_last": 2},
-        "evaluate": {"every": 10, "sequences": 32},
-        "tracking": {"experiment": None},
-        "loader": {"workers": 0},
-    }
+    return small_recipe(tmp_path / "RUNS" / "try", shards)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from helpers import processes
+from helpers.recipes import small_recipe
 from pipeline.release.convert import ConvertConfig
 from pipeline.release.convert import run as convert
 from pipeline.training.checkpoints import read_checkpoint
@@ -18,12 +19,14 @@ from pipeline.training.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "deepspeed_configs").glob("*.json"))
+# Its masks differ between world sizes.
+WITHOUT_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
 
 
 @pytest.fixture
 def still(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe without dropout, whose masks differ between world sizes."""
-    recipe["model"] |= {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+    """The recipe without dropout, of 40 steps."""
+    recipe["model"] |= WITHOUT_DROPOUT
     recipe["phases"][0]["steps"] = 40
     recipe["evaluate"]["every"] = 40
     return recipe
@@ -33,20 +36,10 @@ def still(recipe: dict[str, Any]) -> dict[str, Any]:
 def reference(shards: Path, cli: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder that all others are held against: one rank, ZeRO 0, no accumulation."""
     folder = tmp_path_factory.mktemp("reference")
-    phase = {"shards": str(shards), "sequence_length": 64, "global_batch": 16, "micro_batch": 16, "steps": 40}
-    values = {
-        "run": str(folder / "run"),
-        "seed": 3,
-        "model": {"preset": "tiny", "hidden_size": 64, "intermediate_size": 128}
-        | {"hidden_dropout": 0.0, "attention_dropout": 0.0},
-        "deepspeed": "zero0",
-        "lanes": 8,
-        "phases": [phase | {"learning_rate": 1e-3, "warmup_steps": 4}],
-        "checkpoint": {"every": 10, "keep_last": 9},
-        "evaluate": {"every": 40, "sequences": 32},
-        "tracking": {"experiment": None},
-        "loader": {"workers": 0},
-    }
+    values = small_recipe(folder / "run", shards, micro_batch=16, steps=40)
+    values["model"] |= WITHOUT_DROPOUT
+    values |= {"deepspeed": "zero0", "checkpoint": {"every": 10, "keep_last": 9}}
+    values["evaluate"]["every"] = 40
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     done = cli("pretrain", folder / "recipe.yaml")
     assert done.returncode == 0, done.stderr
