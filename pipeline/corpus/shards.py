@@ -286,12 +286,16 @@ def _encode_block(block: Block) -> bytes:
 def _decode_block(data: bytes) -> Block:
     batch = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
     tokens = batch.column("tokens")
-    offsets = tokens.offsets.to_numpy()
     return Block(
-        tokens=tokens.values.to_numpy(),
-        offsets=offsets.astype(np.int64),
-        a_lengths=batch.column("a_length").to_numpy(),
-        random_next=batch.column("random_next").to_numpy(zero_copy_only=False),
-        document_a=batch.column("document_a").to_numpy(),
-        document_b=batch.column("document_b").to_numpy(),
+        tokens=_numbers(tokens.values),
+        offsets=_numbers(tokens.offsets).astype(np.int64),
+        a_lengths=_numbers(batch.column("a_length")),
+        random_next=_numbers(batch.column("random_next").cast(pa.uint8())).view(np.bool_),
+        document_a=_numbers(batch.column("document_a")),
+        document_b=_numbers(batch.column("document_b")),
     )
+
+
+def _numbers(array: Any) -> NDArray[Any]:
+    """An Arrow array of numbers, not copied; Arrow's own `to_numpy` would load pandas into every loader worker."""
+    return np.from_dlpack(array)

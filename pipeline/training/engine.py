@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.ending import end_at_once
@@ -43,8 +44,10 @@ def join_world(world: World) -> None:
         import deepspeed.ops
     import torch
 
-    # init_distributed would compile this op for 40 s; only inference uses it.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # What init_distributed asks before it compiles, for 40 s, an op that only inference uses. Asked itself,
+    # DeepSpeed would try the compiler for each of its ops, on every rank.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
+    _without_muon()
     if local_devices():
         # DeepSpeed takes LOCAL_RANK for the device's number, which it isn't where each rank sees one device only.
         os.environ["LOCAL_RANK"] = device_of(world).partition(":")[2]
@@ -100,6 +103,16 @@ def _without_mlflow() -> Iterator[None]:
     finally:
         if unloaded:
             del sys.modules["mlflow"]
+
+
+def _without_muon() -> None:
+    """Keep ZeRO from importing an optimizer that no recipe names, whose kernels torch's compiler would prepare.
+
+    ZeRO only asks whether an optimizer is one; loading it took another 1.6 s of every rank's start.
+    """
+    placeholder = ModuleType("deepspeed.runtime.zero.muon.muon_optimizer")
+    placeholder.MuonWithAuxAdam = type("MuonWithAuxAdam", (), {})  # type: ignore[attr-defined]
+    sys.modules.setdefault(placeholder.__name__, placeholder)
 
 
 def leave_world() -> None:
