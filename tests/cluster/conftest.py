@@ -78,14 +78,9 @@ class Site:
         return [dict(zip(names, line.split(" ", 4), strict=True)) for line in lines]
 
     def was_forbidden(self) -> list[str]:
-        """The calls of compilers and downloaders by jobs.
-
-        Not counted: the three lines that DeepSpeed tries to compile at import to see whether libaio is there. It
-        takes no for an answer.
-        """
+        """The calls of compilers and downloaders by jobs."""
         path = self.folder / "forbidden.txt"
-        calls = path.read_text().splitlines() if path.exists() else []
-        return [call for call in calls if not re.search(r" -c /\S+/test\.c ", call)]
+        return path.read_text().splitlines() if path.exists() else []
 
     def write_recipe(self, shards: Path | str, **changes: Any) -> None:
         """`recipes/mine.yaml`: 40 steps of some tenths of a second, long enough to be stopped on their way."""

@@ -80,10 +80,11 @@ def test_phases_follow_one_another_and_the_switch_is_exact_under_resume(
         time.sleep(0.005)
     processes.kill_all(disturbed)
     process.wait()
-    process = processes.begin(path, f"run={disturbed}", "--ranks", ranks)
-    processes.wait_for_step(disturbed, 9, process)
-    processes.kill_all(disturbed)
-    process.wait()
+    if ranks == 1:  # and once more with the new optimizer at work
+        process = processes.begin(path, f"run={disturbed}")
+        processes.wait_for_step(disturbed, 9, process)
+        processes.kill_all(disturbed)
+        process.wait()
     assert cli("pretrain", path, f"run={disturbed}", "--ranks", ranks).returncode == 0
     assert processes.learned(disturbed) == processes.learned(undisturbed)
     lines = read_metrics(undisturbed)
@@ -143,7 +144,7 @@ def test_another_optimizer_begins_from_the_weights_to_the_last_bit(
         "checkpoint": {"every": 100, "keep_last": 9},
         "adamw": {"weight_decay": 0.0},
     }
-    for name in ("zero1", "zero2", "zero3"):
+    for name in ("zero1", "zero3"):
         run = Path(recipe["run"]).with_name(name)
         done = cli("pretrain", write_recipe(recipe), f"run={run}", f"deepspeed={name}")
         assert done.returncode == 0, done.stderr
