@@ -27,7 +27,8 @@ import webdataset
 from torch.utils.data import DataLoader
 
 from pipeline.batches.loader import TrainLoader
-from pipeline.batches.masking import MaskingConfig, SpecialIds, mask_keys, mask_tokens
+from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Block, Manifest, write_shard
 
 VOCABULARY = 30_522

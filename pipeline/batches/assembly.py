@@ -17,9 +17,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batches.masking import MaskingConfig, SpecialIds, mask_keys, mask_tokens
+from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
 from pipeline.batches.microbatch import BUCKETS, Buckets, pack, packed_size
 from pipeline.batches.share import Share
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.batches.windows import BlockSource, Lane, Sequences, join
 from pipeline.corpus.shards import ShardInfo
 from pipeline.errors import RunFailed
@@ -101,9 +102,11 @@ class Assembly:
                 f"{self.folder} holds a sequence of {longest} tokens, its manifest promises at most "
                 f"{self.sequence_length}; run `bertpipe shard` again into an empty folder"
             )
-        keys = mask_keys(seed=plan.seed, phase=plan.phase, epochs=sequences.epochs, samples=sequences.samples)
+        epochs = self.masking.epoch_of(sequences.epochs)
+        keys = mask_keys(seed=plan.seed, phase=plan.phase, epochs=epochs, samples=sequences.samples)
+        rate = self.masking.rate_at(step, self.stop_step)
         masked = mask_tokens(
-            sequences.tokens, sequences.starts, keys, self.masking, self.special, self.sequence_length
+            sequences.tokens, sequences.starts, keys, self.masking, self.special, self.sequence_length, rate
         )
         return pack(
             sequences,

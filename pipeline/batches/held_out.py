@@ -12,9 +12,10 @@ Example:
 
 from collections.abc import Iterator
 
-from pipeline.batches.masking import MaskingConfig, SpecialIds, mask_keys, mask_tokens
+from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
 from pipeline.batches.microbatch import BUCKETS, Buckets, MicroBatch, empty_micro_batch, pack, unpack
 from pipeline.batches.order import OrderPlan
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.batches.windows import BlockSource, lay_out
 from pipeline.corpus.shards import Block, Manifest
 from pipeline.counter_random import key
@@ -79,7 +80,9 @@ def _micro_batches(
             held = {int(n): held[int(n)] if int(n) in held else source.read(int(n)) for n in samples.blocks}
             laid = lay_out([held[int(n)] for n in samples.blocks], samples, special)
             keys = mask_keys(seed=plan.seed, phase=0, epochs=laid.epochs, samples=laid.samples)
-            masked = mask_tokens(laid.tokens, laid.starts, keys, masking, special, sequence_length)
+            masked = mask_tokens(
+                laid.tokens, laid.starts, keys, masking, special, sequence_length, masking.last_rate
+            )
             yield from unpack(
                 pack(laid, masked, step=0, micro_steps=[number], pad_id=special.pad_id, buckets=buckets)
             )

@@ -28,10 +28,11 @@ from torch.utils.data import DataLoader
 
 from pipeline.batches.assembly import Assembly
 from pipeline.batches.handover import Chunks, Message, Ring, as_it_is, fork_server, start_worker
-from pipeline.batches.masking import MaskingConfig, SpecialIds
+from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.microbatch import BUCKETS, Buckets, MicroBatch, unpack
 from pipeline.batches.phase_order import order_plan
 from pipeline.batches.share import Share
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Manifest
 from pipeline.errors import RunFailed
 

@@ -17,59 +17,60 @@ Example:
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.batches.choosing import Chosen, choose_spans, choose_tokens, choose_words
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.counter_random import draw, key, mix64, unit
 from pipeline.errors import InputError
 
-if TYPE_CHECKING:
-    from pipeline.corpus.vocabulary import Vocabulary
-
-STRATEGIES = ("token",)
+STRATEGIES = ("token", "whole_word", "span")
 
 _MASK = int.from_bytes(b"mask")
-# Three independent draws for a token: is it chosen, what becomes of it, which token stands in.
-_CHOOSE, _ACT, _REPLACE = (np.uint64(key(_MASK, purpose)) for purpose in range(3))
+# Independent draws for a token: what becomes of it, and which token stands in (`choosing` has that of whether it is
+# chosen).
+_ACT, _REPLACE = (np.uint64(key(_MASK, purpose)) for purpose in (1, 2))
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-# A sortable word for a token: a bit that puts those that may not be chosen last, 47 random bits, and the
-# token's place in its sequence, so that sorting a row of words finds places without a second array.
-_PLACE_BITS = np.uint64(16)
-_PLACE = np.uint64((1 << 16) - 1)
-_BARRED = np.uint64(1 << 63)
-_LOWER = np.uint64((1 << 63) - 1)
-# Words drawn and sorted at once: 256 KB, which a core's second-level cache holds (benchmarks/loader.py; half or
-# twice as many cost a tenth).
-_WORDS = 1 << 15
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingConfig:
     """How tokens are masked (Devlin et al. 2018 §3.1: 15 %, of these 80 / 10 / 10).
 
-    strategy: `token`, each token for itself
+    strategy: `token`, each token for itself; `whole_word`, all pieces of a word; `span`, words in a row
     rate: share of a sequence's tokens that are to be guessed
-    mask, random, keep: shares of those that become [MASK], become another token, stay
-    max_predictions: most a sequence; by default rate · sequence_length, rounded up
+    final_rate: the share at a phase's last step, where it changes steadily from step to step
+    mask, random, keep: shares of those that become [MASK], become another token, stay; of a span's, all alike
+    max_predictions: most a sequence; by default the larger rate · sequence_length, rounded up
+    epochs: how many masks a pair is given in turn, 1 for always the same (static masking, as in Google's data,
+        which had ten); by default a new one each epoch
+    span_p, span_longest: span lengths in words, a geometric distribution of `span_p` cut at `span_longest`
+        (Joshi et al. 2020 §3.1: 0.2 and 10, hence 3.8 words on average)
 
     Raises InputError where a share is outside [0, 1] or the three don't sum to 1.
     """
 
     strategy: str = "token"
     rate: float = 0.15
+    final_rate: float | None = None
     mask: float = 0.8
     random: float = 0.1
     keep: float = 0.1
     max_predictions: int | None = None
+    epochs: int | None = None
+    span_p: float = 0.2
+    span_longest: int = 10
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise InputError(f"strategy is {self.strategy!r}; known are {', '.join(STRATEGIES)}")
-        if not 0 < self.rate <= 1:
-            raise InputError(f"rate is {self.rate}; it must be above 0 and at most 1")
+        rates = {"rate": self.rate, "final_rate": self.final_rate, "span_p": self.span_p}
+        for name, rate in rates.items():
+            if rate is not None and not 0 < rate <= 1:
+                raise InputError(f"{name} is {rate}; it must be above 0 and at most 1")
         shares = {"mask": self.mask, "random": self.random, "keep": self.keep}
         for name, share in shares.items():
             if not 0 <= share <= 1:
@@ -77,71 +78,38 @@ class MaskingConfig:
         if not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
             listed = " + ".join(f"{name} {share}" for name, share in shares.items())
             raise InputError(f"masking's {listed} sum to {sum(shares.values()):g}; they must sum to 1")
-        if self.max_predictions is not None and self.max_predictions < 1:
-            raise InputError(f"max_predictions is {self.max_predictions}; it must be at least 1")
+        for name in ("max_predictions", "epochs", "span_longest"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1")
 
     def most(self, sequence_length: int) -> int:
         """The most tokens guessed in a sequence, in a phase of `sequence_length`."""
         if self.max_predictions is not None:
             return self.max_predictions
+        largest = max(self.rate, self.last_rate)
         # 0.07 · 100 is 7.000000000000001 in binary; that is no reason for an eighth prediction.
-        return max(1, math.ceil(round(self.rate * sequence_length, 9)))
+        return max(1, math.ceil(round(largest * sequence_length, 9)))
 
-    def predictions(self, lengths: NDArray[Any], sequence_length: int) -> NDArray[np.int64]:
+    @property
+    def last_rate(self) -> float:
+        """The rate at a phase's last step, which held-out pairs are masked with too."""
+        return self.rate if self.final_rate is None else self.final_rate
+
+    def rate_at(self, step: int, steps: int | None) -> float:
+        """The rate of a phase's step `step` (from 0) of `steps`; None where the phase has no end."""
+        if self.final_rate is None or steps is None:
+            return self.rate
+        return self.rate + (self.final_rate - self.rate) * min(1.0, step / max(1, steps - 1))
+
+    def epoch_of(self, epochs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The epoch whose mask a pair gets, for those in which pairs are read."""
+        return epochs if self.epochs is None else epochs % self.epochs
+
+    def predictions(self, lengths: NDArray[Any], sequence_length: int, rate: float) -> NDArray[np.int64]:
         """How many tokens of sequences of `lengths` (special tokens included) are to be guessed."""
         # rint rounds halves to even, as the round() of the published code does.
-        wanted = np.maximum(1, np.rint(lengths * self.rate))
+        wanted = np.maximum(1, np.rint(lengths * rate))
         return np.minimum(self.most(sequence_length), wanted).astype(np.int64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpecialIds:
-    """The vocabulary as masking and laying out see it.
-
-    size: tokens in the vocabulary
-    special_ids: those never masked and never drawn: [PAD] [UNK] [CLS] [SEP] [MASK] and every [unusedN]
-
-    Raises InputError where nothing is left to draw from.
-    """
-
-    size: int
-    pad_id: int
-    cls_id: int
-    sep_id: int
-    mask_id: int
-    special_ids: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not {self.pad_id, self.cls_id, self.sep_id, self.mask_id} <= set(self.special_ids):
-            raise InputError("[PAD], [CLS], [SEP] and [MASK] must be among the vocabulary's special ids")
-        if not all(0 <= special < self.size for special in self.special_ids):
-            raise InputError(f"a special id lies outside the vocabulary of {self.size} tokens")
-        if not len(self.replaceable):
-            raise InputError(f"all {self.size} tokens of the vocabulary are special; none is left to mask")
-
-    @classmethod
-    def of(cls, vocabulary: "Vocabulary") -> "SpecialIds":
-        """Those of a vocabulary."""
-        return cls(
-            size=vocabulary.size,
-            pad_id=vocabulary.pad_id,
-            cls_id=vocabulary.cls_id,
-            sep_id=vocabulary.sep_id,
-            mask_id=vocabulary.mask_id,
-            special_ids=tuple(vocabulary.special_ids),
-        )
-
-    @cached_property
-    def is_special(self) -> NDArray[np.bool_]:
-        """For each id of the vocabulary, whether it is special."""
-        table = np.zeros(self.size, np.bool_)
-        table[list(self.special_ids)] = True
-        return table
-
-    @cached_property
-    def replaceable(self) -> NDArray[np.int32]:
-        """The ids that replacements are drawn from, ascending."""
-        return np.flatnonzero(~self.is_special).astype(np.int32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +148,7 @@ def mask_tokens(
     config: MaskingConfig,
     special: SpecialIds,
     sequence_length: int,
+    rate: float | None = None,
 ) -> Masked:
     """Mask sequences laid end to end; `tokens` is left as it is.
 
@@ -187,86 +156,50 @@ def mask_tokens(
     starts: B + 1, where each sequence begins, and T
     keys: B, as `mask_keys` makes them
     sequence_length: of the phase; decides the most predictions
+    rate: of the step; by default the configuration's first
     """
     starts = starts.astype(np.int64, copy=False)
     lengths = np.diff(starts)
-    wanted = config.predictions(lengths, sequence_length)
-    rows, places = _choose(tokens, starts, lengths, wanted, keys, special)
-    places += starts[rows]
-    places.sort()
-    counts = np.bincount(rows, minlength=len(lengths))
+    wanted = config.predictions(lengths, sequence_length, config.rate if rate is None else rate)
+    chosen = _choose(tokens, starts, wanted, keys, config, special)
+    places = chosen.places + starts[chosen.rows]
+    counts = np.bincount(chosen.rows, minlength=len(lengths))
     seen = tokens.astype(np.int32)
     labels = seen[places]
-    seen[places] = _replace(labels, keys[rows], places - starts[rows], config, special)
+    seen[places] = _replace(labels, keys[chosen.rows], chosen, config, special)
     return Masked(tokens=seen, places=places, labels=labels, counts=counts, short=wanted - counts)
 
 
 def _choose(
     tokens: NDArray[Any],
     starts: NDArray[np.int64],
-    lengths: NDArray[np.int64],
     wanted: NDArray[np.int64],
     keys: NDArray[np.uint64],
+    config: MaskingConfig,
     special: SpecialIds,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each chosen token its sequence (ascending) and its place in it: those of the smallest draws."""
-    if not len(lengths):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    barred = np.flatnonzero(special.is_special[tokens])
-    barred_rows = np.searchsorted(starts, barred, side="right") - 1
-    barred -= starts[barred_rows]
-    width = int(lengths.max())
-    steps = np.arange(1, width + 1, dtype=np.uint64) * _GOLDEN
-    place = np.arange(width, dtype=np.uint64)
-    streams = keys ^ _CHOOSE
-    group = max(1, _WORDS // max(1, width))
-    chosen_rows, chosen_places = [], []
-    for first in range(0, len(lengths), group):
-        part = slice(first, first + group)
-        # A splitmix64 stream per sequence: state = key + place · golden, then the finaliser.
-        words = _mix_in_place(np.add(streams[part, None], steps))
-        words &= _LOWER
-        words >>= _PLACE_BITS
-        words <<= _PLACE_BITS
-        words |= place
-        low, high = np.searchsorted(barred_rows, [first, first + len(words)])
-        words[barred_rows[low:high] - first, barred[low:high]] |= _BARRED
-        if lengths[part].min() < width:
-            words[place >= lengths[part, None].astype(np.uint64)] = _BARRED
-        words.sort(axis=1)
-        words = words[:, : int(wanted[part].max())]
-        taken = np.arange(words.shape[1]) < wanted[part, None]
-        taken &= words < _BARRED
-        chosen_rows.append(np.nonzero(taken)[0] + first)
-        chosen_places.append((words[taken] & _PLACE).astype(np.int64))
-    return np.concatenate(chosen_rows), np.concatenate(chosen_places)
-
-
-def _mix_in_place(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """`counter_random.mix64` into `words`: fresh pages for its temporaries would cost eight times the arithmetic."""
-    shifted = np.empty_like(words)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        np.right_shift(words, np.uint64(shift), out=shifted)
-        np.bitwise_xor(words, shifted, out=words)
-        if factor != 1:
-            np.multiply(words, np.uint64(factor), out=words)
-    return words
+) -> Chosen:
+    if config.strategy == "whole_word":
+        return choose_words(tokens, starts, wanted, keys, special)
+    if config.strategy == "span":
+        p, longest = config.span_p, config.span_longest
+        return choose_spans(tokens, starts, wanted, keys, special, p=p, longest=longest)
+    return choose_tokens(tokens, starts, wanted, keys, special)
 
 
 def _replace(
     labels: NDArray[np.int32],
     keys: NDArray[np.uint64],
-    places: NDArray[np.int64],
+    chosen: Chosen,
     config: MaskingConfig,
     special: SpecialIds,
 ) -> NDArray[np.int32]:
     """What the model sees in place of `labels`."""
-    steps = (places.astype(np.uint64) + np.uint64(1)) * _GOLDEN
-    action = unit(mix64((keys ^ _ACT) + steps))
+    action = unit(mix64((keys ^ _ACT) + (chosen.units.astype(np.uint64) + np.uint64(1)) * _GOLDEN))
     seen = np.where(action < config.mask, np.int32(special.mask_id), labels)
-    random = (action >= config.mask) & (action < config.mask + config.random)
+    random = np.flatnonzero((action >= config.mask) & (action < config.mask + config.random))
+    steps = (chosen.places[random].astype(np.uint64) + np.uint64(1)) * _GOLDEN
     # The upper 32 bits times the count, shifted back: uniform to within count / 2^32.
-    bits = mix64((keys[random] ^ _REPLACE) + steps[random]) >> np.uint64(32)
+    bits = mix64((keys[random] ^ _REPLACE) + steps) >> np.uint64(32)
     drawn = (bits * np.uint64(len(special.replaceable))) >> np.uint64(32)
     seen[random] = special.replaceable[drawn.astype(np.int64)]
     return seen

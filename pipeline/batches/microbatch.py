@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batches.masking import Masked, SpecialIds
+from pipeline.batches.masking import Masked
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.batches.windows import SPECIALS_A_PAIR, Sequences
 from pipeline.errors import InputError
 

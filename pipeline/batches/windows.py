@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.batches.masking import SpecialIds
 from pipeline.batches.order import OrderPlan, Samples
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Block, ShardInfo, read_block_from
 from pipeline.errors import RunFailed
 

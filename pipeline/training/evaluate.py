@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batches.held_out import held_out_micro_batches
-from pipeline.batches.masking import SpecialIds
 from pipeline.batches.microbatch import MicroBatch
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Manifest, read_block, read_manifest
 from pipeline.errors import InputError
 from pipeline.recipe import recipe_from

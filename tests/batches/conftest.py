@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.batches.masking import SpecialIds
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import PREFIXES, Block, Manifest, ShardInfo, Split, write_manifest, write_shard
 
 VOCABULARY = 1000

@@ -23,8 +23,9 @@ from pipeline.batches import windows
 from pipeline.batches.assembly import Assembly
 from pipeline.batches.held_out import held_out_micro_batches
 from pipeline.batches.loader import StepBatches, TrainLoader
-from pipeline.batches.masking import MaskingConfig, SpecialIds
+from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.microbatch import IGNORED, Buckets, MicroBatch, unpack
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Manifest, read_block, write_manifest
 from pipeline.errors import InputError, RunFailed
 
@@ -288,7 +289,8 @@ def test_a_worker_killed_in_the_middle_of_its_work_is_an_error_too(shards: Any, 
 _FORGETFUL = """
 import sys
 from pipeline.batches.loader import TrainLoader
-from pipeline.batches.masking import MaskingConfig, SpecialIds
+from pipeline.batches.masking import MaskingConfig
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import read_manifest
 
 if __name__ == "__main__":
@@ -347,7 +349,8 @@ def _alive(pid: int) -> bool:
 _TRAINER = """
 import signal, sys, time
 from pipeline.batches.loader import TrainLoader
-from pipeline.batches.masking import MaskingConfig, SpecialIds
+from pipeline.batches.masking import MaskingConfig
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import read_manifest
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batches.masking import MaskingConfig, SpecialIds, mask_keys, mask_tokens
+from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
+from pipeline.batches.special_ids import SpecialIds
 from pipeline.errors import InputError
 
 LENGTH = 128
@@ -172,7 +173,7 @@ def test_a_mask_does_not_depend_on_its_neighbours(lengths: list[int], seed: int,
 def test_many_rows_at_once_and_few_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, starts = sequences(np.random.default_rng(3).integers(5, LENGTH + 1, 700))
     whole = mask(tokens, starts)
-    monkeypatch.setattr("pipeline.batches.masking._WORDS", 1)
+    monkeypatch.setattr("pipeline.batches.choosing._SORTED_AT_ONCE", 1)
     one_by_one = mask(tokens, starts)
     assert np.array_equal(whole.tokens, one_by_one.tokens)
     assert np.array_equal(whole.places, one_by_one.places)
@@ -213,7 +214,7 @@ def test_masks_stay_what_they_are_from_one_version_to_the_next() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"strategy": "word"}, "strategy is 'word'; known are token"),
+        ({"strategy": "word"}, "strategy is 'word'; known are token, whole_word, span"),
         ({"rate": 0}, "rate is 0"),
         ({"mask": 0.9}, "sum to 1.1; they must sum to 1"),
         ({"mask": 1.2, "random": -0.2, "keep": 0}, "mask is 1.2"),

@@ -181,7 +181,8 @@ def test_shards_of_another_vocabulary_are_refused(checkpoint: Path, shards: Path
 def test_a_network_that_knows_the_answers_reaches_zero_loss(shards: Path) -> None:
     """`evaluate` counts what it should: an oracle has loss 0 and accuracy 1, and is called in eval mode."""
     from pipeline.batches.held_out import held_out_micro_batches
-    from pipeline.batches.masking import MaskingConfig, SpecialIds
+    from pipeline.batches.masking import MaskingConfig
+    from pipeline.batches.special_ids import SpecialIds
     from pipeline.corpus.shards import read_manifest
 
     manifest = read_manifest(str(shards))

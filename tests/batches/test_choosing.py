@@ -1,0 +1,213 @@
+"""Whole words and spans, held against the published algorithms written out plainly."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.batches import choosing
+from pipeline.batches.choosing import Chosen, choose_spans, choose_tokens, choose_words
+from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
+from pipeline.batches.special_ids import SpecialIds
+from pipeline.counter_random import key, mix64, unit
+
+# [CLS] 2, [SEP] 3, [MASK] 4; odd ids above 20 begin a word, even ones continue it.
+SPECIAL = SpecialIds(
+    size=400, pad_id=0, cls_id=2, sep_id=3, mask_id=4,
+    special_ids=tuple(range(20)), continuing_ids=tuple(range(20, 400, 2)),
+)  # fmt: skip
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+P, LONGEST = 0.2, 10
+
+ids = st.one_of(st.integers(20, 399), st.integers(20, 399), st.integers(0, 19))
+texts = st.lists(st.lists(ids, min_size=1, max_size=60), min_size=1, max_size=12)
+
+
+def laid(rows: list[list[int]]) -> tuple[Any, Any]:
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    return np.concatenate(rows).astype(np.uint16), starts
+
+
+def words_of(row: list[int]) -> list[list[int]]:
+    """The places of each word that may be hidden."""
+    words: list[list[int]] = []
+    for place, token in enumerate(row):
+        if token < 20:
+            continue
+        if token % 2 == 0 and place and row[place - 1] >= 20:
+            words[-1].append(place)
+        else:
+            words.append([place])
+    return words
+
+
+def draw(row_key: int, purpose: int, place: int) -> np.uint64:
+    state = np.array([row_key], np.uint64) ^ np.uint64(key(int.from_bytes(b"mask"), purpose))
+    return mix64(state + np.array([place + 1], np.uint64) * GOLDEN)[0]
+
+
+def shuffled(words: list[list[int]], row_key: int) -> list[int]:
+    def sorts(number: int) -> tuple[int, int]:
+        return (int(draw(row_key, 0, words[number][0])) & ((1 << 63) - 1)) >> 16, number
+
+    return sorted(range(len(words)), key=sorts)
+
+
+def published_words(row: list[int], wanted: int, row_key: int) -> dict[int, int]:
+    """create_masked_lm_predictions: place → the place whose draw decides."""
+    words, chosen = words_of(row), []
+    for number in shuffled(words, row_key):
+        if len(chosen) + len(words[number]) <= wanted:
+            chosen += words[number]
+    return {place: place for place in chosen}
+
+
+def published_spans(row: list[int], wanted: int, row_key: int) -> dict[int, int]:
+    """SpanBERT's PairWithSpanMaskingScheme: words from an anchor on, cut where the number is reached."""
+    words, chosen = words_of(row), {}
+    shares = P * (1 - P) ** np.arange(LONGEST)
+    bounds = np.cumsum(shares / shares.sum())
+    for anchor in shuffled(words, row_key):
+        first = words[anchor][0]
+        if first in chosen:
+            continue
+        length = 1 + int(
+            np.searchsorted(bounds[:-1], unit(np.array([draw(row_key, 3, first)]))[0], side="right")
+        )
+        places = list(words[anchor])
+        for word in words[anchor + 1 : anchor + length]:
+            if word[0] != places[-1] + 1:
+                break
+            places += word
+        for place in places:
+            if len(chosen) < wanted and place not in chosen:
+                chosen[place] = first
+    return chosen
+
+
+def of_row(chosen: Chosen, index: int) -> dict[int, int]:
+    those = chosen.rows == index
+    return dict(zip(chosen.places[those].tolist(), chosen.units[those].tolist(), strict=True))
+
+
+@given(texts, st.integers(0, 1 << 62), st.data())
+def test_words_and_spans_are_those_of_the_published_algorithms(
+    rows: list[list[int]], seed: int, data: Any
+) -> None:
+    tokens, starts = laid(rows)
+    keys = mask_keys(seed=seed, phase=0, epochs=np.zeros(len(rows), np.int64), samples=np.arange(len(rows)))
+    wanted = np.array([data.draw(st.integers(0, len(row))) for row in rows])
+    words = choose_words(tokens, starts, wanted, keys, SPECIAL)
+    spans = choose_spans(tokens, starts, wanted, keys, SPECIAL, p=P, longest=LONGEST)
+    for index, row in enumerate(rows):
+        row_key = int(keys[index])
+        assert of_row(words, index) == published_words(row, wanted[index], row_key)
+        assert of_row(spans, index) == published_spans(row, wanted[index], row_key)
+
+
+@given(texts, st.integers(0, 1000), st.floats(0.05, 1.0))
+def test_counts_are_exact_wherever_they_can_be(rows: list[list[int]], seed: int, rate: float) -> None:
+    tokens, starts = laid(rows)
+    keys = mask_keys(seed=seed, phase=0, epochs=np.zeros(len(rows), np.int64), samples=np.arange(len(rows)))
+    for strategy in ("whole_word", "span"):
+        config = MaskingConfig(strategy=strategy, rate=rate)
+        masked = mask_tokens(tokens, starts, keys, config, SPECIAL, 60)
+        wanted = config.predictions(np.diff(starts), 60, rate)
+        assert np.array_equal(masked.counts + masked.short, wanted)
+        for index, row in enumerate(rows):
+            candidates = [len(word) for word in words_of(row)]
+            if strategy == "span":
+                assert masked.counts[index] == min(wanted[index], sum(candidates))
+            elif masked.short[index]:
+                hidden = set((masked.places - starts[index]).tolist())
+                left = [len(word) for word in words_of(row) if word[0] not in hidden]
+                assert min(left, default=99) > masked.short[index]
+        # A word is hidden whole or not at all.
+        if strategy == "whole_word":
+            hidden = set(masked.places.tolist())
+            for index, row in enumerate(rows):
+                for word in words_of(row):
+                    assert len({starts[index] + place in hidden for place in word}) == 1
+
+
+def test_without_pieces_whole_words_are_tokens() -> None:
+    rng = np.random.default_rng(0)
+    tokens = (rng.integers(10, 199, 4000) * 2 + 1).astype(np.uint16)
+    starts = np.arange(0, 4001, 100)
+    keys = mask_keys(seed=1, phase=0, epochs=np.zeros(40, np.int64), samples=np.arange(40))
+    wanted = np.full(40, 15)
+    ours, theirs = (choose(tokens, starts, wanted, keys, SPECIAL) for choose in (choose_words, choose_tokens))
+    assert np.array_equal(ours.rows, theirs.rows)
+    assert np.array_equal(ours.places, theirs.places)
+
+
+@pytest.mark.parametrize("strategy", ["whole_word", "span"])
+def test_many_rows_at_once_and_few_agree(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 90, 500)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = rng.integers(0, 400, starts[-1]).astype(np.uint16)
+    keys = mask_keys(seed=1, phase=0, epochs=np.zeros(500, np.int64), samples=np.arange(500))
+    config = MaskingConfig(strategy=strategy)
+    whole = mask_tokens(tokens, starts, keys, config, SPECIAL, 90)
+    monkeypatch.setattr(choosing, "_SORTED_AT_ONCE", 1)
+    one_by_one = mask_tokens(tokens, starts, keys, config, SPECIAL, 90)
+    assert np.array_equal(whole.tokens, one_by_one.tokens)
+    assert np.array_equal(whole.places, one_by_one.places)
+
+
+def test_span_lengths_are_those_of_spanbert_and_a_span_has_one_fate() -> None:
+    count, length = 4000, 512
+    tokens = np.full(count * length, 21, np.uint16)
+    starts = np.arange(0, count * length + 1, length)
+    tokens[starts[:-1]], tokens[starts[1:] - 1] = 2, 3
+    keys = mask_keys(seed=1, phase=0, epochs=np.zeros(count, np.int64), samples=np.arange(count))
+    # So few wanted that spans hardly meet or are cut.
+    chosen = choose_spans(tokens, starts, np.full(count, 11), keys, SPECIAL, p=P, longest=LONGEST)
+    # The first span of each sequence is the one that no other cuts: the geometric mean of SpanBERT is 3.8.
+    first = np.array([shuffled_first(int(row_key), length) for row_key in keys])
+    sizes = np.bincount(chosen.rows[chosen.units == first[chosen.rows]], minlength=count)
+    shares = P * (1 - P) ** np.arange(LONGEST) / (1 - (1 - P) ** LONGEST)
+    mean = (shares * np.arange(1, LONGEST + 1)).sum()
+    assert mean == pytest.approx(3.8, abs=0.01)
+    spread = math.sqrt((shares * (np.arange(1, LONGEST + 1) - mean) ** 2).sum() / count)
+    assert abs(sizes.mean() - mean) < 4 * spread + 0.05  # 0.05: spans cut by the sequence's end
+
+    masked = mask_tokens(tokens, starts, keys, MaskingConfig(strategy="span"), SPECIAL, length)
+    chosen = choose_spans(tokens, starts, np.full(count, 77), keys, SPECIAL, p=P, longest=LONGEST)
+    became_mask = masked.tokens[chosen.places + starts[chosen.rows]] == SPECIAL.mask_id
+    fates = np.stack([chosen.rows * length + chosen.units, became_mask])
+    assert len(np.unique(fates, axis=1).T) == len(np.unique(fates[0]))
+    spans = len(np.unique(fates[0]))
+    by_span = np.unique(fates, axis=1)[1].mean()
+    assert abs(by_span - 0.8) < 4 * math.sqrt(0.16 / spans)
+
+
+def shuffled_first(row_key: int, length: int) -> int:
+    """The place that comes first in a row of `length` tokens, all words but the first and last."""
+    places = np.arange(1, length - 1)
+    state = np.full(len(places), row_key, np.uint64) ^ np.uint64(key(int.from_bytes(b"mask"), 0))
+    draws = mix64(state + (places.astype(np.uint64) + np.uint64(1)) * GOLDEN) & np.uint64((1 << 63) - 1)
+    return int(places[np.argmin((draws >> np.uint64(16)) << np.uint64(16) | (places - 1).astype(np.uint64))])
+
+
+def test_the_rate_moves_steadily_from_the_first_step_to_the_last() -> None:
+    config = MaskingConfig(rate=0.30, final_rate=0.15)
+    assert [config.rate_at(step, 101) for step in (0, 50, 100)] == pytest.approx([0.30, 0.225, 0.15])
+    assert config.rate_at(7, None) == 0.30
+    assert config.last_rate == 0.15
+    assert config.most(100) == 30
+    assert MaskingConfig(rate=0.15, final_rate=0.30).most(100) == 30
+    assert [MaskingConfig().rate_at(step, 9) for step in (0, 8)] == [0.15, 0.15]
+    # One step is the first and the last.
+    assert config.rate_at(0, 1) == 0.30
+
+
+def test_static_masks_come_round() -> None:
+    epochs = np.arange(25)
+    assert np.array_equal(MaskingConfig().epoch_of(epochs), epochs)
+    assert np.array_equal(MaskingConfig(epochs=1).epoch_of(epochs), np.zeros(25))
+    assert np.array_equal(MaskingConfig(epochs=10).epoch_of(epochs), epochs % 10)
