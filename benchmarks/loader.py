@@ -3,7 +3,8 @@
 In: generated pairs (nine of ten fill the sequence, as in real shards). Out: a table; every row is measured once
 a round, rounds interleave the rows, and medians and ratios of the round's own pair are printed.
 
-    masking   the function alone, on 256 sequences in memory: bertpipe's and transformers' collator's
+    masking   the function alone, on 256 sequences in memory: bertpipe's (each strategy) and transformers'
+              collator's
     loading   micro-batches of 256 through a real DataLoader with one worker, start not counted:
               bertpipe       tars → masked micro-batches
               transformers   pairs already in memory → DataCollatorForLanguageModeling (torch, numpy)
@@ -34,7 +35,14 @@ from pipeline.corpus.shards import Block, Manifest, write_shard
 VOCABULARY = 30_522
 BATCH = 256
 SPECIAL = SpecialIds(
-    size=VOCABULARY, pad_id=0, cls_id=101, sep_id=102, mask_id=103, special_ids=tuple(range(104))
+    size=VOCABULARY,
+    pad_id=0,
+    cls_id=101,
+    sep_id=102,
+    mask_id=103,
+    special_ids=tuple(range(104)),
+    # Every sixth piece of English text continues a word.
+    continuing_ids=tuple(range(104, VOCABULARY, 6)),
 )
 OURS = "bertpipe"
 
@@ -118,11 +126,14 @@ def masking_rows(block: Block, length: int) -> dict[str, Callable[[], float]]:
     examples = [features(block, pair) for pair in range(BATCH)]
     by_torch, by_numpy = collator("pt"), collator("np")
 
-    def ours() -> None:
-        mask_tokens(flat, starts, keys, MaskingConfig(), SPECIAL, length)
+    def ours(strategy: str) -> float:
+        config = MaskingConfig(strategy=strategy)
+        return rate(lambda: mask_tokens(flat, starts, keys, config, SPECIAL, length), 200)
 
     return {
-        OURS: lambda: rate(ours, 200),
+        OURS: lambda: ours("token"),
+        f"{OURS}, whole words": lambda: ours("whole_word"),
+        f"{OURS}, spans": lambda: ours("span"),
         "transformers, torch": lambda: rate(lambda: by_torch(examples), 5),
         "transformers, numpy": lambda: rate(lambda: by_numpy(examples), 5),
     }

@@ -11,6 +11,7 @@ Example:
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import click
 from pipeline import __version__
 from pipeline.ending import run_to_the_end
 from pipeline.errors import BertpipeError, InputError, RunFailed
-from pipeline.progress import say
+from pipeline.progress import abandon, say
 
 _CORPUS_HELP = (
     "Files, folders, globs or URIs of .txt, .jsonl or .ndjson (plain or .gz, .zst, .bz2, .xz), .parquet, and "
@@ -36,7 +37,26 @@ class _Group(click.Group):
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
         """Run the command line and end the process."""
-        return run_to_the_end(lambda: super(_Group, self).main(*arguments, **settings))
+        return run_to_the_end(lambda: sys.exit(self._exit_code(*arguments, **settings)))
+
+    def _exit_code(self, *arguments: Any, **settings: Any) -> int:
+        try:
+            code = super().main(*arguments, **(settings | {"standalone_mode": False}))
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+        except click.UsageError as error:
+            # click would take three lines; the last one says it.
+            where = error.ctx.command_path if error.ctx else "bertpipe"
+            said = " ".join(error.format_message().split())
+            say(f"bertpipe: {said} ({where} --help tells more)")
+            return InputError.exit_code
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            where = error.filename or "the disk, or where the output goes,"
+            say(f"bertpipe: {where} has no space left; free some and run the same command again")
+            abandon(sys.stdout)
+            return RunFailed.exit_code
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -45,18 +65,6 @@ class _Group(click.Group):
             if str(error):
                 say(f"bertpipe: {error}")
             context.exit(error.exit_code)
-        except click.UsageError as error:
-            # click would take three lines; the last one says it.
-            where = error.ctx.command_path if error.ctx else "bertpipe"
-            said = " ".join(error.format_message().split())
-            say(f"bertpipe: {said} ({where} --help tells more)")
-            context.exit(InputError.exit_code)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            where = error.filename or "the disk, or where the output goes,"
-            say(f"bertpipe: {where} has no space left; free some and run the same command again")
-            context.exit(RunFailed.exit_code)
         except KeyboardInterrupt:
             say("bertpipe: interrupted; run the same command again to continue")
             context.exit(130)

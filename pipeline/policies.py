@@ -3,13 +3,10 @@
 In: plain values. Out: frozen dataclasses. What always holds: one that exists is good in itself.
 """
 
-import re
 from dataclasses import dataclass
 
-from pipeline.configuration import at_least
+from pipeline.configuration import at_least, one_of
 from pipeline.errors import InputError
-
-_PASSWORD = re.compile(r"://[^/?#\s@:]*:[^/?#\s]*@")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,24 +55,23 @@ class TrackingPolicy:
     def __post_init__(self) -> None:
         if self.experiment == "":
             raise InputError("experiment is empty; name one, or write null for no tracking")
-        if self.uri and _PASSWORD.search(self.uri):
-            raise InputError(
-                "uri holds a password, which the run folder and every checkpoint would keep; "
-                "export it as MLFLOW_TRACKING_URI instead"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderPolicy:
-    """How micro-batches are fetched; changes no sample and no mask.
+    """How micro-batches are fetched; changes no sample and no mask, but for lost ones.
 
     workers: dataloader processes a rank (0 loads in the trainer itself)
     prefetch: micro-batches a worker prepares ahead
+    damage: what a block of pairs that is missing or damaged does: `error` stops the run, `skip` leaves its pairs
+        out, counted as `samples_lost`, and changes nothing else
     """
 
     workers: int = 1
     prefetch: int = 8
+    damage: str = "error"
 
     def __post_init__(self) -> None:
         at_least("workers", self.workers, 0)
         at_least("prefetch", self.prefetch, 1)
+        one_of("damage", self.damage, ("error", "skip"))

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -24,16 +24,21 @@ def say(line: str) -> None:
 
 def write(text: str) -> None:
     """Text as it stands, on standard error; where nobody reads that any more, only the display is lost."""
-    if sys.stderr is None:  # closed before Python began
-        return
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
     except OSError:  # a pipe whose reader has gone, a terminal that was closed, a full disk
-        # What is still buffered would fail again, here or in another's hands, at the latest when Python ends.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stderr.fileno())
-        os.close(nowhere)
+        abandon(sys.stderr)
+
+
+def abandon(stream: TextIO) -> None:
+    """Have a stream that took no more swallow the rest.
+
+    What is still buffered would fail again, here or in another's hands, at the latest when Python ends.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def duration(seconds: float) -> str:

@@ -38,7 +38,7 @@ class Recipe:
     run: the run folder; a rerun of the same command resumes it
     model: `preset` and any field of `model.config.ModelConfig`
     precision: `fp32`, or `bf16` / `fp16` (CUDA only) with fp32 optimizer state, at ZeRO stage 1 or more
-    deepspeed: a file of deepspeed_configs/ (its name without .json) or a path: ZeRO, offload, communication only
+    deepspeed: a file of deepspeed_configs/ (its name, .json or not) or a path: ZeRO, offload, communication only
     activation_checkpointing: `full` computes each layer again for the backward pass instead of keeping its
         activations: the same results, less memory, a third more arithmetic
     gradient_clipping: the largest global norm of a step's gradient

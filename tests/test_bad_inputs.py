@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from helpers import bad_inputs
+from pipeline.training.metrics import read_metrics
 from pipeline.training.world import local_devices
+from workshop import bad_inputs
 
 VOCAB = "vocab good.txt -o OUT --size 200"
 SHARD = "shard good.txt -o OUT --vocab VOCAB"
@@ -179,7 +180,7 @@ TABLE = [
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory, shards: Path, cli: Any) -> Path:
-    """The folder that `helpers.bad_inputs` fills."""
+    """The folder that `workshop.bad_inputs` fills."""
     folder = tmp_path_factory.mktemp("workshop")
     bad_inputs.build(folder, shards, cli)
     return folder
@@ -283,6 +284,11 @@ def test_a_damaged_shard_ends_training_with_one_line(bench: Path, cli: Any) -> N
     assert said
     assert all("train-00000.tar" in line for line in said)
     assert not (bench / "OUT" / "checkpoints").exists()
+    # Asked to, it goes on without what is lost, and counts it.
+    skipped = cli("pretrain", "good.yaml", "phases.0.shards=CUT", "loader.damage=skip", cwd=bench)
+    assert skipped.returncode == 0, skipped.stderr
+    assert "are left out (loader.damage is skip)" in skipped.stderr
+    assert sum(line["samples_lost"] for line in read_metrics(bench / "OUT")) > 0
 
 
 def test_a_tracking_server_that_is_away_stops_no_training_and_is_named(bench: Path, cli: Any) -> None:

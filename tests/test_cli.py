@@ -1,6 +1,7 @@
 """The command line: quick, honest about defaults, one line for an error."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -52,19 +53,28 @@ def test_the_defaults_that_help_shows_are_the_stages_own(command: str, config: t
 
 @pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", "2>&1 | true"])
 def test_the_exit_code_stands_where_nobody_reads_the_error(closed: str, tmp_path: Path) -> None:
-    for arguments in ("pretrain missing.yaml", "pretrain --nope"):
+    for arguments in ("pretrain missing.yaml", "pretrain --nope", "--nope"):
         command = f"set -o pipefail; {sys.executable} -m pipeline.cli {arguments} {closed}"
         done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False)
         assert done.returncode == 2
 
 
-def test_a_result_that_finds_no_room_is_one_line(shards: Path, tmp_path: Path) -> None:
-    command = f"{sys.executable} -m pipeline.cli inspect {shards} > /dev/full"
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("bertpipe: ")
-    assert "has no space left" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_result_that_finds_no_room_is_one_line(buffered: str, shards: Path, tmp_path: Path) -> None:
+    for arguments in (f"inspect {shards}", "--help", "inspect --help"):
+        command = f"{sys.executable} -m pipeline.cli {arguments} > /dev/full"
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONUNBUFFERED": buffered},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("bertpipe: ")
+        assert "has no space left" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_ctrl_c_in_a_stage_says_how_to_go_on(python_english: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 In: a shard folder, a rank's share of an order plan, how to mask. Out: chunks, each a buffer with a few
 consecutive micro-batches of one worker's, the same number of chunks a step from every worker.
-What always holds: a chunk is a function of (manifest, plan, share, worker, step) alone; the work is the same
+What always holds: a chunk is a function of (manifest, plan, share, masking, worker, step) alone; the work is the same
 in the trainer's own process and in another.
 
 Example:
@@ -36,6 +36,8 @@ class Assembly:
 
     sequence_length: of the phase, special tokens included; the manifest promised no longer pairs
     start_step: the first step; stop_step: the first that is not made (None: without end)
+    steps: the phase's, over which a masking rate moves
+    damage: as `BlockSource` has it
     """
 
     folder: str
@@ -47,6 +49,8 @@ class Assembly:
     buckets: Buckets = BUCKETS
     start_step: int = 0
     stop_step: int | None = None
+    steps: int | None = None
+    damage: str = "error"
 
     @cached_property
     def micro_batches_a_chunk(self) -> int:
@@ -71,9 +75,10 @@ class Assembly:
     def chunks(self, reader: int, source: BlockSource | None = None) -> Iterator[NDArray[np.uint8]]:
         """Worker `reader`'s chunks from `start_step` on.
 
-        Raises RunFailed where a block is missing, damaged, or holds longer pairs than the manifest says.
+        Raises RunFailed where a block is missing or damaged (unless such are skipped), or holds longer pairs than
+        the manifest says.
         """
-        source = source or BlockSource(self.folder, self.shards)
+        source = source or BlockSource(self.folder, self.shards, self.damage)
         plan = self.share.plan
         lanes = [Lane(plan, lane, source, self.special) for lane in self.share.lanes_of(reader)]
         steps = (
@@ -104,7 +109,7 @@ class Assembly:
             )
         epochs = self.masking.epoch_of(sequences.epochs)
         keys = mask_keys(seed=plan.seed, phase=plan.phase, epochs=epochs, samples=sequences.samples)
-        rate = self.masking.rate_at(step, self.stop_step)
+        rate = self.masking.rate_at(step, self.steps)
         masked = mask_tokens(
             sequences.tokens, sequences.starts, keys, self.masking, self.special, self.sequence_length, rate
         )

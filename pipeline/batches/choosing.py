@@ -22,16 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.batches.mask_draws import CHOOSE, GOLDEN, SPAN
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.counter_random import key, mix64, unit
+from pipeline.counter_random import mix64, unit
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 
-_MASK = int.from_bytes(b"mask")
-_CHOOSE = np.uint64(key(_MASK, 0))
-_SPAN = np.uint64(key(_MASK, 3))
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 # A sortable number for a token or word: a bit that puts those that may not be chosen last, 47 random bits, and
 # its place in the row, so that sorting a row finds places without a second array.
 _PLACE_BITS = np.uint64(16)
@@ -49,12 +46,12 @@ class Chosen:
 
     rows: which sequence
     places: where in it
-    units: the place whose draw decides what becomes of the token: its own, or that of its span's beginning
+    deciders: the place whose draw decides what becomes of the token: its own, or that of its span's beginning
     """
 
     rows: I64
     places: I64
-    units: I64
+    deciders: I64
 
 
 def choose_tokens(tokens: NDArray[Any], starts: I64, wanted: I64, keys: U64, special: SpecialIds) -> Chosen:
@@ -68,9 +65,8 @@ def choose_tokens(tokens: NDArray[Any], starts: I64, wanted: I64, keys: U64, spe
     barred -= starts[barred_rows]
     width = int(lengths.max(initial=0))
     place = np.arange(width, dtype=np.uint64)
-    # A splitmix64 stream a sequence: state = key + (place + 1) · golden, then the finaliser.
-    steps = (place + np.uint64(1)) * _GOLDEN
-    streams = keys ^ _CHOOSE
+    steps = (place + np.uint64(1)) * GOLDEN
+    streams = keys ^ CHOOSE
     hidden = np.zeros(len(tokens), np.bool_)
     for part in _parts(len(lengths), width):
         numbers = _mix_in_place(np.add(streams[part, None], steps))
@@ -133,38 +129,39 @@ def choose_spans(
     shares = p * (1 - p) ** np.arange(longest)
     bounds = np.cumsum(shares / shares.sum())[:-1]
     hidden, begins = np.zeros(len(tokens), np.bool_), np.zeros(len(tokens), np.int64)
-    streams = keys ^ _SPAN
+    streams = keys ^ SPAN
     run_ends = words.run_ends()
-    for part, numbers in words.in_random_order():
-        remaining = wanted[part].copy()
-        open_rows = np.arange(len(remaining))
-        for column in range(numbers.shape[1]):
-            here = numbers[open_rows, column]
-            still = (remaining[open_rows] > 0) & (here < _BARRED)
-            open_rows = open_rows[still]
-            if not len(open_rows):
-                break
-            word = words.offsets[part][open_rows] + (here[still] & _PLACE).astype(np.int64)
-            free = ~hidden[words.first[word]]
-            rows, word = open_rows[free], word[free]
-            first = words.first[word]
-            places = (first - starts[rows + part.start]).astype(np.uint64) + np.uint64(1)
-            draws = unit(mix64(streams[rows + part.start] + places * _GOLDEN))
-            last = np.minimum(word + np.searchsorted(bounds, draws, side="right"), run_ends[word])
-            sizes = words.first[last] + words.sizes[last] - first
-            inside = _ranges(first, sizes)
-            new = ~hidden[inside]
-            # Of those not hidden yet, as many as the row still wants.
-            nth = np.cumsum(new)
-            before: I64 = (nth - new)[np.cumsum(sizes) - sizes]
-            new &= nth - np.repeat(before, sizes) <= np.repeat(remaining[rows], sizes)
-            hidden[inside[new]] = True
-            begins[inside[new]] = np.repeat(first, sizes)[new]
-            owner = np.repeat(np.arange(len(rows)), sizes)[new]
-            remaining[rows] -= np.bincount(owner, minlength=len(rows))
+    remaining = wanted.copy()
+    # All rows at once: a step of the loop costs its calls, not its rows.
+    parts = [numbers for _, numbers in words.in_random_order()]
+    shuffled = np.concatenate(parts).T if parts else np.zeros((0, 0), np.uint64)
+    open_rows = np.arange(len(wanted))
+    for numbers in shuffled:
+        here = numbers[open_rows]
+        still = (remaining[open_rows] > 0) & (here < _BARRED)
+        open_rows = open_rows[still]
+        if not len(open_rows):
+            break
+        word = words.offsets[open_rows] + (here[still] & _PLACE).astype(np.int64)
+        free = ~hidden[words.first[word]]
+        rows, word = open_rows[free], word[free]
+        first = words.first[word]
+        draws = unit(mix64(streams[rows] + (first - starts[rows] + 1).astype(np.uint64) * GOLDEN))
+        last = np.minimum(word + np.searchsorted(bounds, draws, side="right"), run_ends[word])
+        sizes = words.first[last] + words.sizes[last] - first
+        inside, owner = _ranges(first, sizes), np.repeat(np.arange(len(rows)), sizes)
+        new = ~hidden[inside]
+        # Of those not hidden yet, as many as the row still wants.
+        nth = np.cumsum(new)
+        before: I64 = (nth - new)[np.cumsum(sizes) - sizes]
+        new &= nth <= (before + remaining[rows])[owner]
+        inside, owner = inside[new], owner[new]
+        hidden[inside] = True
+        begins[inside] = first[owner]
+        remaining[rows] -= np.bincount(owner, minlength=len(rows))
     chosen = _chosen(hidden, starts)
-    units = begins[chosen.places + starts[chosen.rows]] - starts[chosen.rows]
-    return Chosen(rows=chosen.rows, places=chosen.places, units=units)
+    deciders = begins[chosen.places + starts[chosen.rows]] - starts[chosen.rows]
+    return Chosen(rows=chosen.rows, places=chosen.places, deciders=deciders)
 
 
 class _Words:
@@ -208,10 +205,10 @@ class _Words:
             low, high = self.offsets[part.start], self.offsets[part.start + len(rows)]
             first = self.first[low:high].astype(np.uint64)
             # The stream of `choose_tokens`, at each word's first token.
-            streams = (self._keys[part] ^ _CHOOSE) + (
+            streams = (self._keys[part] ^ CHOOSE) + (
                 np.uint64(1) - self._starts[part].astype(np.uint64)
-            ) * _GOLDEN
-            draws = _mix_in_place(np.repeat(streams, rows) + first * _GOLDEN)
+            ) * GOLDEN
+            draws = _mix_in_place(np.repeat(streams, rows) + first * GOLDEN)
             numbers = np.full((len(rows), width), _BARRED)
             there = column < rows[:, None].astype(np.uint64)
             numbers[there] = draws
@@ -244,7 +241,7 @@ def _chosen(hidden: NDArray[np.bool_], starts: I64) -> Chosen:
     at = np.flatnonzero(hidden)
     rows = np.repeat(np.arange(len(starts) - 1), np.diff(np.searchsorted(at, starts)))
     places = at - starts[rows]
-    return Chosen(rows=rows, places=places, units=places)
+    return Chosen(rows=rows, places=places, deciders=places)
 
 
 def _mix_in_place(words: U64) -> U64:

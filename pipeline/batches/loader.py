@@ -3,8 +3,8 @@
 In: a shard folder with its manifest, the numbers of a recipe's phase, rank and world size. Out: for each
 step all of the rank's micro-batches, with the count of their labels: the loss is normalised over the whole
 step (law 5), so that count must be known before the first backward.
-What always holds: a step's samples and masks depend on (manifest, seed, phase, lanes, global batch, step)
-only; a loader that starts at step s gives what one that ran there would, at no cost in s; every rank gets
+What always holds: a step's samples and masks depend on (manifest, seed, phase, lanes, global batch, masking,
+step) only; a loader that starts at step s gives what one that ran there would, at no cost in s; every rank gets
 equally many micro-batches; a worker that dies ends in one RunFailed.
 
 Example:
@@ -34,20 +34,22 @@ from pipeline.batches.phase_order import order_plan
 from pipeline.batches.share import Share
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Manifest
-from pipeline.errors import RunFailed
+from pipeline.errors import InputError, RunFailed
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepBatches:
     """One step's work of one rank.
 
-    masked: labels that count, over all micro-batches of this rank
+    masked, labelled, lost: masked tokens, next labels and lost pairs over all micro-batches of this rank
     wait_seconds: how long the trainer waited for them
     """
 
     step: int
     micro_batches: tuple[MicroBatch, ...]
     masked: int
+    labelled: int
+    lost: int
     wait_seconds: float
 
     @property
@@ -64,6 +66,8 @@ class TrainLoader:
         the most, up to `workers`, that divide both the rank's lanes and its micro-batches
     prefetch: micro-batches that a worker prepares ahead; at least a whole step's are
     stop_step: the first step that is not made (None: without end)
+    steps: the phase's; needed where the masking rate moves over them
+    damage: what a block that cannot be read does: `error`, or `skip` (its pairs become lost ones)
 
     Raises InputError where the numbers don't fit the manifest or one another (before any worker starts).
     """
@@ -87,8 +91,12 @@ class TrainLoader:
         prefetch: int = 8,
         start_step: int = 0,
         stop_step: int | None = None,
+        steps: int | None = None,
+        damage: str = "error",
         buckets: Buckets = BUCKETS,
     ) -> None:
+        if masking.final_rate is not None and steps is None:
+            raise InputError("masking.final_rate is set; give the phase's steps, over which the rate moves")
         self.plan = order_plan(
             manifest,
             seed=seed,
@@ -110,6 +118,8 @@ class TrainLoader:
             buckets=buckets,
             start_step=start_step,
             stop_step=stop_step,
+            steps=steps,
+            damage=damage,
         )
         self._workers = workers
         self._prefetch = prefetch
@@ -149,6 +159,8 @@ class TrainLoader:
                 step=step,
                 micro_batches=micro_batches,
                 masked=sum(batch.masked for batch in micro_batches),
+                labelled=sum(batch.labelled for batch in micro_batches),
+                lost=sum(batch.lost for batch in micro_batches),
                 wait_seconds=time.perf_counter() - began,
             )
             step += 1

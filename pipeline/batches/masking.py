@@ -23,17 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batches.choosing import Chosen, choose_spans, choose_tokens, choose_words
+from pipeline.batches.mask_draws import ACT, GOLDEN, MASK, REPLACE
 from pipeline.batches.special_ids import SpecialIds
+from pipeline.configuration import at_least, one_of
 from pipeline.counter_random import draw, key, mix64, unit
 from pipeline.errors import InputError
 
 STRATEGIES = ("token", "whole_word", "span")
-
-_MASK = int.from_bytes(b"mask")
-# Independent draws for a token: what becomes of it, and which token stands in (`choosing` has that of whether it is
-# chosen).
-_ACT, _REPLACE = (np.uint64(key(_MASK, purpose)) for purpose in (1, 2))
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +41,13 @@ class MaskingConfig:
     final_rate: the share at a phase's last step, where it changes steadily from step to step
     mask, random, keep: shares of those that become [MASK], become another token, stay; of a span's, all alike
     max_predictions: most a sequence; by default the larger rate · sequence_length, rounded up
-    epochs: how many masks a pair is given in turn, 1 for always the same (static masking, as in Google's data,
-        which had ten); by default a new one each epoch
+    epochs: how many masks a pair is given in turn within a phase, 1 for always the same (static masking, as in
+        Google's data, which had ten); by default a new one each epoch
     span_p, span_longest: span lengths in words, a geometric distribution of `span_p` cut at `span_longest`
         (Joshi et al. 2020 §3.1: 0.2 and 10, hence 3.8 words on average)
 
-    Raises InputError where a share is outside [0, 1] or the three don't sum to 1.
+    Raises InputError where a share or rate is outside [0, 1], the three shares don't sum to 1, or a number is
+    below 1.
     """
 
     strategy: str = "token"
@@ -65,8 +62,7 @@ class MaskingConfig:
     span_longest: int = 10
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise InputError(f"strategy is {self.strategy!r}; known are {', '.join(STRATEGIES)}")
+        one_of("strategy", self.strategy, STRATEGIES)
         rates = {"rate": self.rate, "final_rate": self.final_rate, "span_p": self.span_p}
         for name, rate in rates.items():
             if rate is not None and not 0 < rate <= 1:
@@ -79,8 +75,8 @@ class MaskingConfig:
             listed = " + ".join(f"{name} {share}" for name, share in shares.items())
             raise InputError(f"masking's {listed} sum to {sum(shares.values()):g}; they must sum to 1")
         for name in ("max_predictions", "epochs", "span_longest"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1")
+            if (value := getattr(self, name)) is not None:
+                at_least(name, value, 1)
 
     def most(self, sequence_length: int) -> int:
         """The most tokens guessed in a sequence, in a phase of `sequence_length`."""
@@ -96,7 +92,7 @@ class MaskingConfig:
         return self.rate if self.final_rate is None else self.final_rate
 
     def rate_at(self, step: int, steps: int | None) -> float:
-        """The rate of a phase's step `step` (from 0) of `steps`; None where the phase has no end."""
+        """The rate of a phase's step `step` (from 0) of `steps`, which may be None where the rate doesn't move."""
         if self.final_rate is None or steps is None:
             return self.rate
         return self.rate + (self.final_rate - self.rate) * min(1.0, step / max(1, steps - 1))
@@ -137,7 +133,7 @@ def mask_keys(
     keys = np.empty(len(samples), np.uint64)
     for epoch in np.unique(epochs):
         those = epochs == epoch
-        keys[those] = draw(key(_MASK, seed, phase, int(epoch)), samples[those])
+        keys[those] = draw(key(MASK, seed, phase, int(epoch)), samples[those])
     return keys
 
 
@@ -194,12 +190,12 @@ def _replace(
     special: SpecialIds,
 ) -> NDArray[np.int32]:
     """What the model sees in place of `labels`."""
-    action = unit(mix64((keys ^ _ACT) + (chosen.units.astype(np.uint64) + np.uint64(1)) * _GOLDEN))
+    action = unit(mix64((keys ^ ACT) + (chosen.deciders.astype(np.uint64) + np.uint64(1)) * GOLDEN))
     seen = np.where(action < config.mask, np.int32(special.mask_id), labels)
     random = np.flatnonzero((action >= config.mask) & (action < config.mask + config.random))
-    steps = (chosen.places[random].astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    steps = (chosen.places[random].astype(np.uint64) + np.uint64(1)) * GOLDEN
     # The upper 32 bits times the count, shifted back: uniform to within count / 2^32.
-    bits = mix64((keys[random] ^ _REPLACE) + steps) >> np.uint64(32)
+    bits = mix64((keys[random] ^ REPLACE) + steps) >> np.uint64(32)
     drawn = (bits * np.uint64(len(special.replaceable))) >> np.uint64(32)
     seen[random] = special.replaceable[drawn.astype(np.int64)]
     return seen

@@ -20,16 +20,14 @@ from numpy.typing import NDArray
 
 from pipeline.batches.masking import Masked
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.batches.windows import SPECIALS_A_PAIR, Sequences
+from pipeline.batches.windows import IGNORED, SPECIALS_A_PAIR, Sequences
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-# The label that PyTorch's cross-entropy passes over.
-IGNORED = -100
-# In the buffer each micro-batch is: eight numbers, then its arrays, the widest first, padded to eight bytes.
-_NUMBERS = 8
+# In the buffer each micro-batch is: ten numbers, then its arrays, the widest first, padded to eight bytes.
+_NUMBERS = 10
 _ALIGNMENT = 8
 
 
@@ -41,6 +39,8 @@ class MicroBatch:
     pairs: sequences that count; B, or 0 where it only keeps ranks in step
     longest: tokens of the longest sequence
     masked: labels that count, at most M
+    labelled: next labels that count, at most B
+    lost: sequences without tokens, whose block could not be read; they count nowhere
     short_of_candidates: how many more should have been masked, had there been candidates
     samples_B: int64, each sequence's number in the split; epochs_B: int64, the epoch it is read in
     tokens_T: int32; segments_T: int8, 0 for [CLS] A [SEP], 1 for B [SEP]
@@ -55,6 +55,8 @@ class MicroBatch:
     pairs: int
     longest: int
     masked: int
+    labelled: int
+    lost: int
     short_of_candidates: int
     samples_B: NDArray[np.int64]
     epochs_B: NDArray[np.int64]
@@ -187,7 +189,10 @@ def pack(
     token_edges = starts[edges].tolist()
     masked_edges = np.concatenate([[0], np.cumsum(masked.counts)])[edges].tolist()
     longest = np.maximum.reduceat(lengths, edges[:-1]).tolist()
-    short = np.add.reduceat(masked.short, edges[:-1]).tolist()
+    is_lost = lengths == SPECIALS_A_PAIR
+    short = np.add.reduceat(np.where(is_lost, 0, masked.short), edges[:-1]).tolist()
+    lost = np.add.reduceat(is_lost, edges[:-1], dtype=np.int64).tolist()
+    labelled = np.add.reduceat(sequences.next_labels != IGNORED, edges[:-1], dtype=np.int64).tolist()
     shapes = [
         (_bucketed(t1 - t0, buckets.tokens), _bucketed(m1 - m0, buckets.masked))
         for t0, t1, m0, m1 in zip(token_edges, token_edges[1:], masked_edges, masked_edges[1:], strict=False)
@@ -201,7 +206,8 @@ def pack(
         t0, t1 = token_edges[index : index + 2]
         m0, m1 = masked_edges[index : index + 2]
         here[: 8 * _NUMBERS].view(np.int64)[:] = (
-            step, micro_step, each, tokens, places, longest[index], m1 - m0, short[index],
+            step, micro_step, each, tokens, places, longest[index], m1 - m0, labelled[index], lost[index],
+            short[index],
         )  # fmt: skip
         views = _views(here, each, tokens, places)
         views["samples_B"][:] = sequences.samples[rows]
@@ -227,7 +233,7 @@ def unpack(buffer: NDArray[np.uint8]) -> list[MicroBatch]:
     found, offset = [], 0
     while offset < len(buffer):
         numbers = buffer[offset : offset + 8 * _NUMBERS].view(np.int64).tolist()
-        step, micro_step, sequences, tokens, places, longest, masked, short = numbers
+        step, micro_step, sequences, tokens, places, longest, masked, labelled, lost, short = numbers
         size = packed_size(sequences, tokens, places)
         views = _views(buffer[offset : offset + size], sequences, tokens, places)
         found.append(
@@ -237,6 +243,8 @@ def unpack(buffer: NDArray[np.uint8]) -> list[MicroBatch]:
                 pairs=sequences,
                 longest=longest,
                 masked=masked,
+                labelled=labelled,
+                lost=lost,
                 short_of_candidates=short,
                 **views,
             )
@@ -261,6 +269,8 @@ def empty_micro_batch(
         pairs=0,
         longest=SPECIALS_A_PAIR,
         masked=0,
+        labelled=0,
+        lost=0,
         short_of_candidates=0,
         samples_B=np.full(1, -1),
         epochs_B=np.zeros(1, np.int64),

@@ -59,7 +59,11 @@ class SpecialIds:
             sep_id=vocabulary.sep_id,
             mask_id=vocabulary.mask_id,
             special_ids=tuple(vocabulary.special_ids),
-            continuing_ids=tuple(n for n, token in enumerate(vocabulary.tokens) if token.startswith("##")),
+            continuing_ids=tuple(
+                number
+                for number, token in enumerate(vocabulary.tokens)
+                if token.startswith("##") and token != "##"
+            ),
         )
 
     @cached_property

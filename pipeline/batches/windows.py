@@ -9,6 +9,7 @@ Example:
     for part in lane.parts(start=0, stop=64): ...
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,15 @@ from pipeline.batches.order import OrderPlan, Samples
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Block, ShardInfo, read_block_from
 from pipeline.errors import RunFailed
+from pipeline.progress import say
 
 SPECIALS_A_PAIR = 3
+# The label of a pair that has none; PyTorch's cross-entropy passes over it.
+IGNORED = -100
 _OPEN_TARS = 8
+# A network's file system that is away for a moment is waited for; what will not change is not.
+_SECONDS_BEFORE_TRYING_AGAIN = (0.5, 2.0, 8.0)
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +41,7 @@ class Sequences:
     tokens: ids as narrow as the shards hold them (T)
     starts: int64 (B + 1), where each begins, and the end of the last
     a_ends: int32 (B), tokens of [CLS] A [SEP]: where segment B begins inside its sequence
-    next_labels: int8 (B), 1 where B is a random next
+    next_labels: int8 (B), 1 where B is a random next, IGNORED where the pair is lost
     samples, epochs: int64 (B), each sequence's identity
     """
 
@@ -77,12 +84,25 @@ def join(parts: Sequence[Sequences]) -> Sequences:
     )
 
 
+def _lost(pairs: int) -> Block:
+    """What stands for a block that could not be read: as many pairs, of no tokens."""
+    return Block(
+        tokens=np.zeros(0, np.uint16),
+        offsets=np.zeros(pairs + 1, np.int64),
+        a_lengths=np.zeros(pairs, np.uint16),
+        random_next=np.zeros(pairs, np.bool_),
+        document_a=np.zeros(pairs, np.uint64),
+        document_b=np.zeros(pairs, np.uint64),
+    )
+
+
 def lay_out(blocks: Sequence[Block], samples: Samples, special: SpecialIds) -> Sequences:
     """The sequences of `samples`, whose `slot` counts in `blocks`."""
     lengths = np.concatenate([block.lengths for block in blocks])
     begins = np.cumsum(lengths) - lengths
     pair = np.cumsum([0] + [len(block) for block in blocks])[samples.slot] + samples.row
-    tokens = np.concatenate([block.tokens for block in blocks])
+    # One token to spare: where all blocks are lost there is none to take from.
+    tokens = np.concatenate([*(block.tokens for block in blocks), np.zeros(1, blocks[0].tokens.dtype)])
     a_lengths = np.concatenate([block.a_lengths for block in blocks])[pair].astype(np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths[pair] + SPECIALS_A_PAIR)])
     # Each output place takes the token at its own index plus a shift, one shift for [CLS] A [SEP] and one for
@@ -102,21 +122,27 @@ def lay_out(blocks: Sequence[Block], samples: Samples, special: SpecialIds) -> S
     laid[starts[:-1]] = special.cls_id
     laid[starts[:-1] + a_ends - 1] = special.sep_id
     laid[starts[1:] - 1] = special.sep_id
+    next_labels = np.concatenate([block.random_next for block in blocks])[pair].astype(np.int8)
+    next_labels[lengths[pair] == 0] = IGNORED  # lost
     return Sequences(
         tokens=laid,
         starts=starts,
         a_ends=a_ends.astype(np.int32),
-        next_labels=np.concatenate([block.random_next for block in blocks])[pair].astype(np.int8),
+        next_labels=next_labels,
         samples=samples.sample,
         epochs=samples.epoch,
     )
 
 
 class BlockSource:
-    """The blocks of a list of tars, numbered over all of them in order."""
+    """The blocks of a list of tars, numbered over all of them in order.
 
-    def __init__(self, folder: str, shards: Sequence[ShardInfo]) -> None:
+    damage: `error`, or `skip`: a block that cannot be read is said aloud, and its pairs are empty ones
+    """
+
+    def __init__(self, folder: str, shards: Sequence[ShardInfo], damage: str = "error") -> None:
         self._folder = folder
+        self._damage = damage
         self._shards = tuple(shards)
         counts = [len(shard.block_pairs) for shard in self._shards]
         self._first_blocks = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -125,18 +151,35 @@ class BlockSource:
     def read(self, number: int) -> Block:
         """Block `number`, its bytes checked against the manifest.
 
-        Raises RunFailed naming file and offset where it is missing or damaged.
+        Raises RunFailed naming file and offset where it is missing or damaged, unless such are skipped.
         """
         index = int(np.searchsorted(self._first_blocks, number, side="right")) - 1
+        shard, block = self._shards[index], number - int(self._first_blocks[index])
+        try:
+            return self._read(index, block)
+        except RunFailed as error:
+            if self._damage != "skip":
+                raise
+            pairs = shard.block_pairs[block]
+            say(f"warning: {error}. Its {pairs} pairs are left out (loader.damage is skip)")
+            return _lost(pairs)
+
+    def _read(self, index: int, block: int) -> Block:
         shard = self._shards[index]
         path = storage.join(self._folder, shard.name)
-        try:
-            return read_block_from(
-                self._tar(index, path), path, shard, number - int(self._first_blocks[index])
-            )
-        except OSError as error:
-            reason = error.strerror or error
-            raise RunFailed(f"cannot read {path}: {reason}; restore it from its source") from error
+        for wait in (*_SECONDS_BEFORE_TRYING_AGAIN, None):
+            try:
+                return read_block_from(self._tar(index, path), path, shard, block)
+            except OSError as error:
+                reason = error.strerror or error
+                if wait is None or isinstance(error, _LASTING):
+                    raise RunFailed(f"cannot read {path}: {reason}; restore it from its source") from error
+                # A handle that has failed once is often stale.
+                if index in self._open:
+                    self._open.pop(index).close()
+                say(f"warning: cannot read {path}: {reason}; trying again in {wait:g} s")
+                time.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
 
     def _tar(self, index: int, path: str) -> IO[bytes]:
         if index in self._open:

@@ -240,6 +240,8 @@ def read_block_from(stream: IO[bytes], path: str, shard: ShardInfo, index: int) 
     stream.seek(offset)
     try:
         member: dict[str, Any] | None = next(tar_file_iterator(stream), None)
+    except OSError:
+        raise  # the disk's or the network's, not the tar's
     except Exception as error:  # tarfile raises a dozen kinds; each means the same to a user
         raise RunFailed(f"{where} is damaged: {error}; restore the file or shard again") from error
     if member is None or member["fname"] != shard.member(index):

@@ -61,6 +61,7 @@ class Training:
                     metrics = self._metrics(
                         index, sums, loader.plan.epochs_done(turn.batches.step + 1), seconds
                     )
+                    metrics["samples_lost"] = turn.lost
                     if self._is_due(recipe.evaluate.every):
                         metrics |= self._evaluate(index)
                     log.append(metrics)
@@ -89,7 +90,7 @@ class Training:
             turn.batches,
             model=self._plan.model,
             masked=turn.masked,
-            pairs=phase.global_batch,
+            labelled=turn.labelled,
             learning_rate=learning_rate(phase, turn.batches.step),
             dropout_key=(self._plan.recipe.seed, self.step, self._world.rank),
         )

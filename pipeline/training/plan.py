@@ -71,6 +71,8 @@ class Plan:
             world_size=world.size,
             workers=self.recipe.loader.workers,
             prefetch=self.recipe.loader.prefetch,
+            steps=phase.steps,
+            damage=self.recipe.loader.damage,
             start_step=max(0, step - self.first_step(index)),
             stop_step=phase.steps,
         )

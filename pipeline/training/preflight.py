@@ -4,6 +4,7 @@ In: a recipe, the manifests of its phases, the number of ranks. Out: nothing, or
 values and the remedy. What always holds: it reads manifests only, so it takes no time and no device.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +17,16 @@ from pipeline.errors import InputError
 from pipeline.phase import Phase
 from pipeline.recipe import Recipe
 
+_PASSWORD = re.compile(r"://[^/?#\s]*:[^/?#\s]*@|[?&]password=")
+
 
 def check(recipe: Recipe, manifests: Sequence[Manifest], ranks: int) -> None:
     """Raise InputError where the run described cannot be trained by `ranks` ranks."""
+    if _PASSWORD.search(recipe.tracking.uri or ""):
+        raise InputError(
+            "tracking.uri holds a password, which the run folder and every checkpoint would keep; "
+            "export it as MLFLOW_TRACKING_URI instead"
+        )
     for index, (phase, manifest) in enumerate(zip(recipe.phases, manifests, strict=True)):
         try:
             _check_phase(recipe, phase, index, manifest, ranks)

@@ -51,10 +51,16 @@ class StepSums:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What the ranks agreed on before a step: its masked tokens over the global batch, a stop signal or 0."""
+    """What the ranks agreed on before a step.
+
+    masked, labelled, lost: over the global batch
+    signal_number: a stop signal, or 0
+    """
 
     batches: StepBatches
     masked: int
+    labelled: int
+    lost: int
     signal_number: int
 
 
@@ -70,14 +76,22 @@ def turns(loader: Iterable[StepBatches], request: StopRequest, device: str) -> I
         if batches is None and failure is None:
             return  # at the same step on every rank: all have equally many
         flags = [float(request.signal_number == number) for number in _SIGNALS]
-        masked = float(batches.masked) if batches else 0.0
-        total, failed, *counts = sum_over_ranks([masked, float(failure is not None), *flags], device)
+        own = [batches.masked, batches.labelled, batches.lost] if batches else [0, 0, 0]
+        masked, labelled, lost, failed, *counts = sum_over_ranks(
+            [*map(float, own), float(failure is not None), *flags], device
+        )
         if failure is not None:
             raise failure
         if batches is None or failed:
             raise Echo(RunFailed.exit_code)
         stops = [int(number) for number, count in zip(_SIGNALS, counts, strict=True) if count]
-        yield Turn(batches=batches, masked=int(total), signal_number=stops[0] if stops else 0)
+        yield Turn(
+            batches=batches,
+            masked=int(masked),
+            labelled=int(labelled),
+            lost=int(lost),
+            signal_number=stops[0] if stops else 0,
+        )
 
 
 def _next(steps: Iterator[StepBatches]) -> tuple[StepBatches | None, BertpipeError | None]:
@@ -93,13 +107,13 @@ def train_step(
     *,
     model: ModelConfig,
     masked: int,
-    pairs: int,
+    labelled: int,
     learning_rate: float,
     dropout_key: Sequence[int],
 ) -> StepSums:
     """Train on one rank's micro-batches of a step; every rank calls it.
 
-    masked, pairs: of the global batch; the loss is mlm_sum / masked + nsp_sum / pairs
+    masked, labelled: of the global batch; the loss is mlm_sum / masked + nsp_sum / labelled
     dropout_key: what the step's dropout is a function of (seed, step, rank)
     """
     import torch
@@ -109,7 +123,7 @@ def train_step(
     for number, micro_batch in enumerate(batches.micro_batches):
         torch.manual_seed(counter_random.key(_DROPOUT, *dropout_key, number) >> 1)
         sums = engine.network(**micro_batch.tensors(engine.device))
-        loss = sums.mlm_sum / max(1, masked) + sums.nsp_sum / pairs
+        loss = sums.mlm_sum / max(1, masked) + sums.nsp_sum / max(1, labelled)
         engine.backward(loss, last=number == len(batches.micro_batches) - 1)
         totals += torch.stack([value.detach().double() for value in sums])
         flops += step_flops(model, np.diff(micro_batch.sequence_starts_B1), micro_batch.masked)
@@ -119,9 +133,9 @@ def train_step(
     )
     return StepSums(
         mlm_loss=mlm / max(1, masked),
-        nsp_loss=nsp / pairs,
+        nsp_loss=nsp / max(1, labelled),
         mlm_accuracy=mlm_correct / max(1, masked),
-        nsp_accuracy=nsp_correct / pairs,
+        nsp_accuracy=nsp_correct / max(1, labelled),
         tokens=int(all_tokens),
         flops=all_flops,
         wait_seconds=wait,

@@ -1,17 +1,22 @@
 """Whole words and spans, held against the published algorithms written out plainly."""
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.batches import choosing
 from pipeline.batches.choosing import Chosen, choose_spans, choose_tokens, choose_words
-from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
+from pipeline.batches.masking import STRATEGIES, MaskingConfig, mask_keys, mask_tokens
 from pipeline.batches.special_ids import SpecialIds
+from pipeline.configuration import build
+from pipeline.corpus.vocabulary import Vocabulary
 from pipeline.counter_random import key, mix64, unit
 
 # [CLS] 2, [SEP] 3, [MASK] 4; odd ids above 20 begin a word, even ones continue it.
@@ -90,7 +95,7 @@ def published_spans(row: list[int], wanted: int, row_key: int) -> dict[int, int]
 
 def of_row(chosen: Chosen, index: int) -> dict[int, int]:
     those = chosen.rows == index
-    return dict(zip(chosen.places[those].tolist(), chosen.units[those].tolist(), strict=True))
+    return dict(zip(chosen.places[those].tolist(), chosen.deciders[those].tolist(), strict=True))
 
 
 @given(texts, st.integers(0, 1 << 62), st.data())
@@ -133,6 +138,13 @@ def test_counts_are_exact_wherever_they_can_be(rows: list[list[int]], seed: int,
                     assert len({starts[index] + place in hidden for place in word}) == 1
 
 
+def test_the_pieces_of_a_vocabulary_continue_words() -> None:
+    tokens = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "##", "#", "a##b", "##s")
+    special = SpecialIds.of(Vocabulary(tokens=tokens, cased=False))
+    continuing = [token for token, continues in zip(tokens, special.is_continuing, strict=True) if continues]
+    assert continuing == ["##ing", "##s"]
+
+
 def test_without_pieces_whole_words_are_tokens() -> None:
     rng = np.random.default_rng(0)
     tokens = (rng.integers(10, 199, 4000) * 2 + 1).astype(np.uint16)
@@ -169,7 +181,7 @@ def test_span_lengths_are_those_of_spanbert_and_a_span_has_one_fate() -> None:
     chosen = choose_spans(tokens, starts, np.full(count, 11), keys, SPECIAL, p=P, longest=LONGEST)
     # The first span of each sequence is the one that no other cuts: the geometric mean of SpanBERT is 3.8.
     first = np.array([shuffled_first(int(row_key), length) for row_key in keys])
-    sizes = np.bincount(chosen.rows[chosen.units == first[chosen.rows]], minlength=count)
+    sizes = np.bincount(chosen.rows[chosen.deciders == first[chosen.rows]], minlength=count)
     shares = P * (1 - P) ** np.arange(LONGEST) / (1 - (1 - P) ** LONGEST)
     mean = (shares * np.arange(1, LONGEST + 1)).sum()
     assert mean == pytest.approx(3.8, abs=0.01)
@@ -179,7 +191,7 @@ def test_span_lengths_are_those_of_spanbert_and_a_span_has_one_fate() -> None:
     masked = mask_tokens(tokens, starts, keys, MaskingConfig(strategy="span"), SPECIAL, length)
     chosen = choose_spans(tokens, starts, np.full(count, 77), keys, SPECIAL, p=P, longest=LONGEST)
     became_mask = masked.tokens[chosen.places + starts[chosen.rows]] == SPECIAL.mask_id
-    fates = np.stack([chosen.rows * length + chosen.units, became_mask])
+    fates = np.stack([chosen.rows * length + chosen.deciders, became_mask])
     assert len(np.unique(fates, axis=1).T) == len(np.unique(fates[0]))
     spans = len(np.unique(fates[0]))
     by_span = np.unique(fates, axis=1)[1].mean()
@@ -204,6 +216,19 @@ def test_the_rate_moves_steadily_from_the_first_step_to_the_last() -> None:
     assert [MaskingConfig().rate_at(step, 9) for step in (0, 8)] == [0.15, 0.15]
     # One step is the first and the last.
     assert config.rate_at(0, 1) == 0.30
+
+
+def test_the_recipes_of_the_page_on_masking_are_such() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "masking.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    configs = [build(MaskingConfig, yaml.safe_load(block)["masking"], "masking") for block in blocks]
+    assert configs == [
+        MaskingConfig(),
+        MaskingConfig(strategy="whole_word", rate=0.30, final_rate=0.15),
+        MaskingConfig(epochs=10),
+    ]
+    named = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
+    assert named - {"strategy"} == set(STRATEGIES)
 
 
 def test_static_masks_come_round() -> None:

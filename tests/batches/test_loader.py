@@ -1,5 +1,6 @@
 """Laws 3, 4 and 6 with real tars, and DataLoader workers that live, fail and are killed."""
 
+import errno
 import gc
 import os
 import signal
@@ -88,7 +89,9 @@ def contents(batches: list[MicroBatch]) -> dict[tuple[int, int], tuple[bytes, ..
 
 
 def same(one: MicroBatch, other: MicroBatch) -> bool:
-    numbers = ("step", "micro_step", "pairs", "longest", "masked", "short_of_candidates")
+    numbers = (
+        "step", "micro_step", "pairs", "longest", "masked", "labelled", "lost", "short_of_candidates",
+    )  # fmt: skip
     return all(getattr(one, name) == getattr(other, name) for name in numbers) and all(
         array.dtype == other.arrays()[name].dtype and array.tobytes() == other.arrays()[name].tobytes()
         for name, array in one.arrays().items()
@@ -427,6 +430,123 @@ def test_a_missing_tar_is_named(own_shards: Any, special: SpecialIds) -> None:
     os.remove(Path(own_shards[0]) / "train-00000.tar")
     with pytest.raises(RunFailed, match=r"cannot read .*train-00000.tar: No such file"):
         steps(loader(own_shards, special), 100)
+
+
+def test_a_moving_rate_is_that_of_the_step_whoever_loads_it(shards: Any, special: SpecialIds) -> None:
+    masking = MaskingConfig(strategy="span", rate=0.5, final_rate=0.1)
+    made = {"masking": masking, "steps": 41}
+    whole = steps(loader(shards, special, **made), 41)
+    shares = [step.masked / step.tokens for step in whole]
+    assert shares[0] == pytest.approx(0.5, abs=0.03)
+    assert shares[20] == pytest.approx(0.3, abs=0.03)
+    assert shares[40] == pytest.approx(0.1, abs=0.03)
+    (late,) = steps(loader(shards, special, **made, start_step=40, micro_batch=3, workers=1), 1)
+    assert contents(list(late.micro_batches)) == contents(list(whole[40].micro_batches))
+    # A stop before the end is no other phase.
+    (early,) = steps(loader(shards, special, **made, start_step=20, stop_step=21), 1)
+    assert contents(list(early.micro_batches)) == contents(list(whole[20].micro_batches))
+    with pytest.raises(InputError, match="give the phase's steps"):
+        loader(shards, special, masking=masking)
+
+
+def test_static_masks_are_those_of_the_epoch_before(shards: Any, special: SpecialIds) -> None:
+    def masks(epochs: int | None) -> list[dict[int, tuple[bytes, ...]]]:
+        found: list[dict[int, tuple[bytes, ...]]] = [{}, {}]
+        for step in steps(loader(shards, special, masking=MaskingConfig(epochs=epochs)), 2 * ACROSS):
+            for (epoch, sample), content in contents(list(step.micro_batches)).items():
+                if epoch < 2:
+                    found[epoch][sample] = content
+        return found
+
+    first, second = masks(1)
+    both = first.keys() & second.keys()
+    assert len(both) > 2000
+    assert all(first[sample] == second[sample] for sample in both)
+    first, second = masks(None)
+    assert sum(first[sample] == second[sample] for sample in both) < len(both) / 10
+
+
+def test_held_out_pairs_are_masked_at_the_last_rate(shards: Any, special: SpecialIds) -> None:
+    folder, manifest = shards
+
+    def share(masking: MaskingConfig) -> float:
+        batches = list(
+            held_out_micro_batches(
+                folder, manifest, sequences=100, micro_batch=10, masking=masking, special=special, seed=1
+            )
+        )
+        return sum(batch.masked for batch in batches) / sum(batch.tokens for batch in batches)
+
+    assert share(MaskingConfig(rate=0.5, final_rate=0.2)) == share(MaskingConfig(rate=0.2))
+    assert share(MaskingConfig(rate=0.5)) > 2 * share(MaskingConfig(rate=0.2))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("fault", ["flipped", "cut", "gone"])
+def test_damage_that_is_skipped_costs_its_own_pairs_and_nothing_else(
+    own_shards: Any, special: SpecialIds, fault: str, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = own_shards
+    whole = steps(loader(own_shards, special), 30)
+    path = Path(folder) / "train-00001.tar"
+    data = path.read_bytes()
+    if fault == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data[:5000] + (b"" if fault == "cut" else b"damage" + data[5006:]))
+    left = steps(loader(own_shards, special, workers=workers, damage="skip"), 30)
+    # The second tar holds samples 300 to 599.
+    everything, others = {}, {}
+    for before, after in zip(whole, left, strict=True):
+        samples = np.concatenate([batch.samples_B for batch in after.micro_batches])
+        assert after.lost == (samples >= 300).sum()
+        assert (before.labelled, after.labelled) == (GLOBAL, GLOBAL - after.lost)
+        assert after.masked == sum(int((b.masked_labels_M != IGNORED).sum()) for b in after.micro_batches)
+        everything |= contents(list(before.micro_batches))
+        others |= contents(list(after.micro_batches))
+    assert sum(step.lost for step in left) > 100
+    assert everything.keys() == others.keys()
+    for identity, content in others.items():
+        if identity[1] < 300:
+            assert content == everything[identity]
+        else:
+            # [CLS] [SEP] [SEP], nothing to guess, no label.
+            tokens, *_, places, _, label = content
+            assert np.frombuffer(tokens, np.int32).tolist() == [2, 3, 3]
+            assert (places, np.frombuffer(label, np.int8)[0]) == (b"", IGNORED)
+    if not workers:  # theirs goes where the fork server's did
+        said = capfd.readouterr().err
+        assert "train-00001.tar" in said
+        assert "Its 300 pairs are left out" in said
+
+
+class Flaky:
+    """A tar on a disk that fails some reads."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.opened = failures, 0
+
+    def open_read(self, path: str) -> Any:
+        self.opened += 1
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        return open(path, "rb")
+
+
+def test_a_failed_read_is_tried_again_and_then_named(
+    own_shards: Any, special: SpecialIds, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = [contents(list(step.micro_batches)) for step in steps(loader(own_shards, special), 5)]
+    monkeypatch.setattr(windows, "_SECONDS_BEFORE_TRYING_AGAIN", (0.0, 0.0, 0.0))
+    disk = Flaky(3)
+    monkeypatch.setattr(windows.storage, "open_read", disk.open_read)
+    again = [contents(list(step.micro_batches)) for step in steps(loader(own_shards, special), 5)]
+    assert again == whole
+    assert capfd.readouterr().err.count("trying again") == 3
+    disk.failures = 4
+    with pytest.raises(RunFailed, match=r"cannot read .*tar: Input/output error; restore it"):
+        steps(loader(own_shards, special), 5)
 
 
 def test_pairs_too_long_for_the_phase_are_refused_at_planning(own_shards: Any, special: SpecialIds) -> None:

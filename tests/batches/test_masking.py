@@ -214,7 +214,7 @@ def test_masks_stay_what_they_are_from_one_version_to_the_next() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"strategy": "word"}, "strategy is 'word'; known are token, whole_word, span"),
+        ({"strategy": "word"}, "strategy is 'word'; known: token, whole_word, span"),
         ({"rate": 0}, "rate is 0"),
         ({"mask": 0.9}, "sum to 1.1; they must sum to 1"),
         ({"mask": 1.2, "random": -0.2, "keep": 0}, "mask is 1.2"),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers.recipes import small_recipe
+from workshop.recipes import small_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SCRIPT = Path(__file__).with_name("slurm_local.sh")

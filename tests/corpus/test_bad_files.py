@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.reading import read, texts, write_parquet
 from pipeline.corpus.readers import (
     Document,
     ReadOptions,
@@ -18,6 +17,7 @@ from pipeline.corpus.readers import (
     normalise,
 )
 from pipeline.errors import InputError
+from workshop.reading import read, texts, write_parquet
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[str, list[str]]]:

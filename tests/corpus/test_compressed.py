@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.reading import PARAGRAPHS, corpora, texts
 from pipeline.corpus.readers import (
     ReadOptions,
 )
 from pipeline.errors import InputError
+from workshop.reading import PARAGRAPHS, corpora, texts
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,

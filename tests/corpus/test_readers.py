@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.reading import corpora, read, texts, write_parquet
 from pipeline import storage
 from pipeline.corpus import documents, parquet_files, text_files
 from pipeline.corpus.documents import Fingerprint, canonical
@@ -21,6 +20,7 @@ from pipeline.corpus.readers import (
     ReadOptions,
     document_hash,
 )
+from workshop.reading import corpora, read, texts, write_parquet
 
 LINES = ReadOptions(sentences="lines")
 

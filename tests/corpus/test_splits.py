@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from helpers.reading import read, texts, write_parquet
 from pipeline import storage
 from pipeline.corpus import globs, splits
 from pipeline.corpus.readers import (
@@ -16,6 +15,7 @@ from pipeline.corpus.readers import (
     find_splits,
 )
 from pipeline.errors import InputError
+from workshop.reading import read, texts, write_parquet
 
 
 def test_splits_of_a_large_parquet_file_cover_each_row_once(

@@ -26,7 +26,8 @@ run_to_the_end(command)
 
 
 @pytest.mark.parametrize(
-    ("end", "code"), [("sys.exit()", 0), ("sys.exit(3)", 3), ("sys.exit('why')", 1), ("raise ValueError", 1)]
+    ("end", "code"),
+    [("sys.exit()", 0), ("sys.exit(3)", 3), ("sys.exit('why')", 1), ("raise ValueError", 1), ("pass", 0)],
 )
 def test_who_has_joined_others_ends_before_python_is_taken_apart(end: str, code: int) -> None:
     for joined, found in ((True, code), (False, 77)):
@@ -35,3 +36,10 @@ def test_who_has_joined_others_ends_before_python_is_taken_apart(end: str, code:
         assert ended.returncode == found, ended.stderr
         # What was printed is not lost, the handlers' own words included.
         assert not joined or ended.stdout == "before\nhandlers run\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_was_closed_changes_nothing(closed: str) -> None:
+    program = _PROGRAM.format(joined=True, end="print('more', file=sys.stderr); sys.stderr.isatty()")
+    command = ["bash", "-c", f'{sys.executable} -c "$0" {closed}', program]
+    assert subprocess.run(command, check=False).returncode == 0

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import model
 import pipeline
+from workshop.recipes import small_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 # The road; a module may import from its own place and from those before it.
@@ -130,11 +132,41 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     assert heavy & set(loaded) == set()
 
 
-@pytest.mark.parametrize("stage", ["training.pretrain", "training.evaluate", "release.convert"])
-def test_a_stage_refuses_what_is_wrong_before_torch_is_loaded(stage: str) -> None:
-    code = f"import sys, pipeline.{stage}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert {"torch", "deepspeed", "mlflow", "transformers"} & set(loaded.split()) == set()
+_REFUSED = """
+import sys
+from pipeline.cli import main
+from pipeline.training import launch, pretrain
+pretrain.launch = lambda arguments, ranks: print("LAUNCHED", ranks)
+try:
+    main(sys.argv[1:])
+finally:
+    print("LOADED", *sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("pretrain RECIPE phases.0.steps=0", 2),
+        ("pretrain RECIPE phases.0.shards=NOWHERE", 2),
+        ("pretrain RECIPE --ranks 3", 2),
+        # What starts ranks has no use for it either.
+        ("pretrain RECIPE --ranks 2", 0),
+        ("evaluate NOWHERE --shards SHARDS", 2),
+        ("convert NOWHERE -o MODEL", 2),
+    ],
+)
+def test_what_is_refused_is_so_before_torch_is_loaded(
+    arguments: str, code: int, shards: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(small_recipe(tmp_path / "run", shards)))
+    command = [sys.executable, "-c", _REFUSED, *arguments.replace("RECIPE", "recipe.yaml").split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert ("LAUNCHED 2" in done.stdout) == (code == 0)
+    loaded = done.stdout.partition("LOADED")[2].split()
+    assert loaded
+    assert {"torch", "deepspeed", "mlflow", "transformers"} & set(loaded) == set()
 
 
 def test_no_module_is_named_like_one_of_the_standard_library() -> None:

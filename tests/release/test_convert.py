@@ -10,7 +10,6 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining
 
-from helpers.recipes import small_recipe
 from model.config import ModelConfig
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.errors import InputError, RunFailed
@@ -20,6 +19,7 @@ from pipeline.training.checkpoints import load_network, read_checkpoint
 from pipeline.training.evaluate import EvaluateConfig, LabelCounts, evaluate, unigram_loss
 from pipeline.training.evaluate import run as run_evaluate
 from pipeline.training.metrics import read_metrics
+from workshop.recipes import small_recipe
 
 # One test process trains the checkpoints, once.
 pytestmark = pytest.mark.xdist_group("convert")

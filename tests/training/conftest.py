@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers.recipes import small_recipe
+from workshop.recipes import small_recipe
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from helpers import processes
 from pipeline.errors import Stopped
 from pipeline.training import launch
 from pipeline.training.metrics import read_metrics
+from workshop import processes
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from helpers import processes
 from pipeline.training.checkpoints import read_checkpoint
 from pipeline.training.metrics import read_metrics
+from workshop import processes
 
 
 @pytest.mark.long
@@ -211,12 +211,12 @@ def test_what_a_run_folder_was_begun_with_cannot_change(
 
 
 def test_one_run_trains_in_a_folder_at_a_time(recipe: dict[str, Any], write_recipe: Any, cli: Any) -> None:
-    recipe["phases"][0]["steps"] = 100_000
+    recipe["phases"][0]["steps"] = recipe["checkpoint"]["every"] = 100_000
     path = write_recipe(recipe)
     process = processes.begin(path)
     try:
         processes.wait_for_step(Path(recipe["run"]), 1, process)
-        second = cli("pretrain", path)
+        second = cli("pretrain", path, "--ranks", 2)
         assert second.returncode == 2
         assert "is being trained by another process" in second.stderr
         assert len(second.stderr.splitlines()) == 1

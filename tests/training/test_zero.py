@@ -9,13 +9,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from helpers import processes
-from helpers.recipes import small_recipe
 from pipeline.release.convert import ConvertConfig
 from pipeline.release.convert import run as convert
 from pipeline.training.checkpoints import read_checkpoint
 from pipeline.training.metrics import read_metrics
 from pipeline.training.settings import read_settings
+from workshop import processes
+from workshop.recipes import small_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "deepspeed_configs").glob("*.json"))

@@ -1,1 +1,0 @@
-"""What tests share beside fixtures: plain functions, imported as `helpers.…` (pyproject.toml's `pythonpath`)."""
