@@ -50,7 +50,12 @@ class _Group(click.Group):
             said = " ".join(error.format_message().split())
             say(f"bertpipe: {said} ({where} --help tells more)")
             return InputError.exit_code
+        except click.Abort:  # Ctrl-C while the arguments were read
+            return 130
         except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read the result has seen enough
+                abandon(sys.stdout)
+                return RunFailed.exit_code
             if error.errno != errno.ENOSPC:
                 raise
             where = error.filename or "the disk, or where the output goes,"

@@ -77,6 +77,20 @@ def test_a_result_that_finds_no_room_is_one_line(buffered: str, shards: Path, tm
         assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_reader_who_has_seen_enough_gets_no_traceback(buffered: str, shards: Path) -> None:
+    command = f"{sys.executable} -m pipeline.cli inspect {shards} --json | true"
+    environment = os.environ | {"PYTHONUNBUFFERED": buffered}
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_ctrl_c_in_a_stage_says_how_to_go_on(python_english: Path, tmp_path: Path) -> None:
     import signal
 
