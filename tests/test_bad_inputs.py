@@ -5,6 +5,7 @@ passes. Exit code 2 is the user's input, 1 the machine's failure.
 """
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from pipeline.corpus.shards import read_manifest
 from pipeline.training.metrics import read_metrics
 from pipeline.training.world import local_devices
 from workshop import bad_inputs
@@ -285,10 +287,25 @@ def test_a_damaged_shard_ends_training_with_one_line(bench: Path, cli: Any) -> N
     assert all("train-00000.tar" in line for line in said)
     assert not (bench / "OUT" / "checkpoints").exists()
     # Asked to, it goes on without what is lost, and counts it.
-    skipped = cli("pretrain", "good.yaml", "phases.0.shards=CUT", "loader.damage=skip", cwd=bench)
+    shutil.copytree(bench / "SHARDS", bench / "HALF")
+    (shard,) = read_manifest(str(bench / "HALF")).of_split("train")
+    os.truncate(bench / "HALF" / shard.name, shard.block_offsets[1])
+    skipped = cli("pretrain", "good.yaml", "phases.0.shards=HALF", "loader.damage=skip", cwd=bench)
     assert skipped.returncode == 0, skipped.stderr
-    assert "are left out (loader.damage is skip)" in skipped.stderr
-    assert sum(line["samples_lost"] for line in read_metrics(bench / "OUT")) > 0
+    assert skipped.stderr.count("are left out (loader.damage is skip)") == 1
+    lost = [line["samples_lost"] for line in read_metrics(bench / "OUT")]
+    assert 0 < sum(lost) < 16 * len(lost)
+    assert all(line["mlm_loss"] > 1 for line in read_metrics(bench / "OUT"))
+    # With nothing left at all there is nothing to go on with.
+    shutil.copytree(bench / "CUT", bench / "EMPTIED")
+    for tar in (bench / "EMPTIED").glob("train-*.tar"):
+        tar.write_bytes(b"")
+    emptied = cli(
+        "pretrain", "good.yaml", "run=NEW", "phases.0.shards=EMPTIED", "loader.damage=skip", cwd=bench
+    )
+    assert emptied.returncode == 1
+    assert "step 1 has lost all its" in emptied.stderr.splitlines()[-1]
+    assert "Traceback" not in emptied.stderr
 
 
 def test_a_tracking_server_that_is_away_stops_no_training_and_is_named(bench: Path, cli: Any) -> None:

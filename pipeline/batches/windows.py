@@ -143,6 +143,7 @@ class BlockSource:
     def __init__(self, folder: str, shards: Sequence[ShardInfo], damage: str = "error") -> None:
         self._folder = folder
         self._damage = damage
+        self._lost: set[int] = set()
         self._shards = tuple(shards)
         counts = [len(shard.block_pairs) for shard in self._shards]
         self._first_blocks = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -161,7 +162,9 @@ class BlockSource:
             if self._damage != "skip":
                 raise
             pairs = shard.block_pairs[block]
-            say(f"warning: {error}. Its {pairs} pairs are left out (loader.damage is skip)")
+            if number not in self._lost:
+                self._lost.add(number)
+                say(f"warning: {error}. Its {pairs} pairs are left out (loader.damage is skip)")
             return _lost(pairs)
 
     def _read(self, index: int, block: int) -> Block:

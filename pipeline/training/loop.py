@@ -56,6 +56,7 @@ class Training:
                 for turn in turns(loader, request, self._engine.device):
                     if turn.signal_number:
                         self._stop(turn.signal_number, log)
+                    self._refuse_emptiness(turn)
                     sums = self._train(index, turn)
                     seconds = time.perf_counter() - marked
                     metrics = self._metrics(
@@ -99,6 +100,17 @@ class Training:
         self._samples += phase.global_batch
         self._tokens += sums.tokens
         return sums
+
+    def _refuse_emptiness(self, turn: Turn) -> None:
+        """Stop where a step has lost all its pairs: it would count as trained and teach nothing."""
+        if turn.masked or not turn.lost:
+            return
+        if not self._world.is_first:
+            raise Echo(RunFailed.exit_code)
+        raise RunFailed(
+            f"step {self.step + 1} has lost all its {turn.lost} pairs to damaged blocks; restore the shards, "
+            "then run the same command again"
+        )
 
     def _refuse_nonsense(self, sums: StepSums) -> None:
         """Stop where the numbers have left the finite: the next checkpoint would bury the last good one."""
