@@ -17,11 +17,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.batches.block_source import BlockSource
+from pipeline.batches.lane import Lane
 from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
 from pipeline.batches.microbatch import BUCKETS, Buckets, pack, packed_size
+from pipeline.batches.sequences import Sequences, join
 from pipeline.batches.share import Share
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.batches.windows import BlockSource, Lane, Sequences, join
 from pipeline.corpus.shards import ShardInfo
 from pipeline.errors import RunFailed
 

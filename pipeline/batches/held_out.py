@@ -12,11 +12,12 @@ Example:
 
 from collections.abc import Iterator
 
+from pipeline.batches.block_source import BlockSource
 from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
 from pipeline.batches.microbatch import BUCKETS, Buckets, MicroBatch, empty_micro_batch, pack, unpack
 from pipeline.batches.order import OrderPlan
+from pipeline.batches.sequences import lay_out
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.batches.windows import BlockSource, lay_out
 from pipeline.corpus.shards import Block, Manifest
 from pipeline.counter_random import key
 from pipeline.errors import InputError

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batches.masking import Masked
+from pipeline.batches.sequences import IGNORED, SPECIALS_A_PAIR, Sequences
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.batches.windows import IGNORED, SPECIALS_A_PAIR, Sequences
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batches import windows
+from pipeline.batches import block_source
 from pipeline.batches.assembly import Assembly
 from pipeline.batches.held_out import held_out_micro_batches
 from pipeline.batches.loader import StepBatches, TrainLoader
@@ -226,13 +226,13 @@ def test_each_block_is_read_by_one_worker_of_one_rank(
     manifest = make_shards(tmp_path, train=(5000, 3000, 700, 4000), longest=12)
     blocks = sum(len(shard.block_pairs) for shard in manifest.of_split("train"))
     reads: Counter[int] = Counter()
-    real = windows.BlockSource.read
+    real = block_source.BlockSource.read
 
-    def counted(source: windows.BlockSource, number: int) -> Any:
+    def counted(source: block_source.BlockSource, number: int) -> Any:
         reads[number] += 1
         return real(source, number)
 
-    monkeypatch.setattr(windows.BlockSource, "read", counted)
+    monkeypatch.setattr(block_source.BlockSource, "read", counted)
     readers_of: Counter[int] = Counter()
     for rank in range(2):
         made = loader(
@@ -314,7 +314,7 @@ if __name__ == "__main__":
 def test_a_trainer_that_forgets_to_close_its_loader_still_ends(shards: Any, tmp_path: Path, how: str) -> None:
     script = tmp_path / "forgetful.py"
     script.write_text(_FORGETFUL)
-    root = Path(windows.__file__).resolve().parents[2]
+    root = Path(block_source.__file__).resolve().parents[2]
     ended = subprocess.run(
         [sys.executable, str(script), shards[0], how],
         env=os.environ | {"PYTHONPATH": str(root)},
@@ -381,7 +381,7 @@ if __name__ == "__main__":
 def trainer(shards: Any, tmp_path: Path) -> Iterator[Any]:
     script = tmp_path / "trainer.py"
     script.write_text(_TRAINER)
-    root = Path(windows.__file__).resolve().parents[2]
+    root = Path(block_source.__file__).resolve().parents[2]
     process = subprocess.Popen(
         [sys.executable, str(script), shards[0]],
         stdout=subprocess.PIPE,
@@ -538,9 +538,9 @@ def test_a_failed_read_is_tried_again_and_then_named(
     own_shards: Any, special: SpecialIds, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole = [contents(list(step.micro_batches)) for step in steps(loader(own_shards, special), 5)]
-    monkeypatch.setattr(windows, "_SECONDS_BEFORE_TRYING_AGAIN", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(block_source, "_SECONDS_BEFORE_TRYING_AGAIN", (0.0, 0.0, 0.0))
     disk = Flaky(3)
-    monkeypatch.setattr(windows.storage, "open_read", disk.open_read)
+    monkeypatch.setattr(block_source.storage, "open_read", disk.open_read)
     again = [contents(list(step.micro_batches)) for step in steps(loader(own_shards, special), 5)]
     assert again == whole
     assert capfd.readouterr().err.count("trying again") == 3
