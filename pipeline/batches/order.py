@@ -10,6 +10,8 @@ What always holds:
   costs the same to find at step 10 and at step 10,000,000.
 - In an epoch each sample is seen at most once.
 - A lane meets a block that no other lane meets, apart from the blocks that a cut falls in.
+- A window's samples are shuffled, then dealt by the stratum of length that their rows stand for (`dealing`; the
+  shards' rows are laid so): what a step takes of a lane, of a rank's lanes or of all has nearly its share of tokens.
 
 Example:
     plan = OrderPlan(block_pairs=[1024, 1024, 7], seed=1, phase=0, lanes=8, global_batch=64)
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.counter_random import key, permutation
+from pipeline.dealing import deal, stratum_of
 from pipeline.errors import InputError
 
 I64 = NDArray[np.int64]
@@ -56,6 +59,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.sample)
+
+    def take(self, order: I64) -> "Samples":
+        """The same samples in another order."""
+        rest = {name: getattr(self, name)[order] for name in ("slot", "row", "sample", "epoch")}
+        return Samples(blocks=self.blocks, **rest)
 
     @property
     def block(self) -> I64:
@@ -188,7 +196,9 @@ class OrderPlan:
         epoch, offset = divmod(first, self.lane_length)
         index, _ = self._window_index(lane, offset)
         shuffle = permutation(key(_WINDOW, self.seed, self.phase, epoch, lane, index), last - first)
-        return self._at(epoch, lane * self.lane_length + offset, shuffle)
+        samples = self._at(epoch, lane * self.lane_length + offset, shuffle)
+        # Lanes are dealt one after the other, so that those of a rank continue one another in a step.
+        return samples.take(deal(stratum_of(samples.row), first + lane * self.per_lane))
 
     def head(self, count: int, epoch: int = 0, start: int = 0) -> Samples:
         """Samples start … start + count − 1 of an epoch's sequence as it stands, without lanes or windows."""

@@ -6,7 +6,9 @@ block, shuffled, and counts of how they came about. Pure: no files, no state, no
 What always holds: both segments have a token and together fit the sequence; a random-next segment B comes
 from a document with another 64-bit hash; an actual-next B stands right after A (up to what truncation cut);
 every sentence is in some segment A or actual-next B before truncation; the pairs are a function of the
-partition, the options and the shuffle's key.
+partition, the options and the shuffle's key; pairs are shuffled over the partition, and those of a block so dealt
+that any few neighbours have nearly their share of its tokens (`dealing`): ranks and micro-batches wait for the
+longest among them.
 
 Two departures from the published code, both for the labels' sake: the other document is drawn among the
 others only (the code redraws ten times, then accepts the same document), and the chance of a random-next B
@@ -29,7 +31,8 @@ from numpy.typing import NDArray
 
 from pipeline import counter_random
 from pipeline.corpus.balance import REHEARSALS, Balance
-from pipeline.corpus.shards import Block
+from pipeline.corpus.shards import BLOCK_PAIRS, Block
+from pipeline.dealing import deal
 
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
 _SHORTEST_TARGET = 2  # tokens: one for each segment
@@ -131,9 +134,7 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
     """
     copies = [_columns(partition, options, copy) for copy in range(options.copies)]
     short_documents = sum(len(np.unique(columns[columns[:, -1] > 0, _DOCUMENT_A])) for columns in copies)
-    columns = np.concatenate(copies)
-    # A book's pairs come in a row; shuffled over the partition, a block is a sample of it.
-    columns = columns[counter_random.permutation(shuffle_key, len(columns))]
+    columns = _shuffled(np.concatenate(copies), shuffle_key)
     a_start, a_stop, b_start, b_stop, random_next, document_a, document_b, forced, short = columns.T
     tokens = gather(
         partition.tokens, np.stack([a_start, b_start], 1).ravel(), np.stack([a_stop, b_stop], 1).ravel()
@@ -157,6 +158,17 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
         short_pairs=int(short.sum()),
     )
     return block, counts
+
+
+def _shuffled(columns: NDArray[np.int64], shuffle_key: int) -> NDArray[np.int64]:
+    """The rows of drafts in the order in which they are cut into blocks."""
+    # A book's pairs come in a row; shuffled over the partition, a block is a sample of it.
+    columns = columns[counter_random.permutation(shuffle_key, len(columns))]
+    a_start, a_stop, b_start, b_stop = columns.T[:4]
+    lengths = (a_stop - a_start) + (b_stop - b_start)
+    firsts = range(0, len(columns), BLOCK_PAIRS)
+    dealt = [first + deal(lengths[first : first + BLOCK_PAIRS]) for first in firsts]
+    return columns[np.concatenate(dealt)] if dealt else columns
 
 
 def _columns(partition: Partition, options: PairOptions, copy: int) -> NDArray[np.int64]:
