@@ -10,7 +10,7 @@ Example:
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +21,7 @@ from pipeline.batches.block_source import BlockSource
 from pipeline.batches.lane import Lane
 from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
 from pipeline.batches.microbatch import BUCKETS, Buckets, pack, packed_size
+from pipeline.batches.order import WINDOW
 from pipeline.batches.sequences import Sequences, join
 from pipeline.batches.share import Share
 from pipeline.batches.special_ids import SpecialIds
@@ -30,6 +31,10 @@ from pipeline.errors import RunFailed
 # Tokens that are masked and handed over together: enough that numpy's cost a call is small, few enough to stay
 # near a core's caches (512 sequences of 128; a quarter, and twice as many, were slower for micro-batches of 16).
 _CHUNK_TOKENS = 1 << 16
+# Blocks are asked for so many sequences of a worker's before their window begins: two windows' worth, a tenth of a
+# second at full speed, whatever the lanes.
+_SEQUENCES_AHEAD = 2 * WINDOW
+_LANES_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +85,12 @@ class Assembly:
         Raises RunFailed where a block is missing or damaged (unless such are skipped), or holds longer pairs than
         the manifest says.
         """
-        source = source or BlockSource(self.folder, self.shards, self.damage)
+        source = source or BlockSource([(self.folder, self.shards)], self.damage)
         plan = self.share.plan
-        lanes = [Lane(plan, lane, source, self.special) for lane in self.share.lanes_of(reader)]
+        numbers = self.share.lanes_of(reader)
+        until = None if self.stop_step is None else self.stop_step * plan.per_lane
+        ahead = max(plan.per_lane, _SEQUENCES_AHEAD // len(numbers))
+        lanes = [Lane(plan, n, source, self.special, ahead=ahead, until=until) for n in numbers]
         steps = (
             itertools.count(self.start_step)
             if self.stop_step is None
@@ -92,7 +100,7 @@ class Assembly:
         try:
             for step in steps:
                 start, stop = step * plan.per_lane, (step + 1) * plan.per_lane
-                parts = itertools.chain.from_iterable(lane.parts(start, stop) for lane in lanes)
+                parts = _parts(lanes, start, stop)
                 rest: Sequences | None = None
                 for first in range(0, len(micro_steps), self.micro_batches_a_chunk):
                     these = micro_steps[first : first + self.micro_batches_a_chunk]
@@ -123,6 +131,14 @@ class Assembly:
             pad_id=self.special.pad_id,
             buckets=self.buckets,
         )
+
+
+def _parts(lanes: Sequence[Lane], start: int, stop: int) -> Iterator[Sequences]:
+    for number, lane in enumerate(lanes):
+        # In a first step all lanes begin a window: the next ones' blocks are read while this one's are laid out.
+        for later in lanes[number + 1 : number + 1 + _LANES_AHEAD]:
+            later.prepare(start)
+        yield from lane.parts(start, stop)
 
 
 def _gather(

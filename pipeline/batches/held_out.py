@@ -54,7 +54,7 @@ def held_out_micro_batches(
     count = min(sequences, plan.samples)
     a_rank = -(-count // (micro_batch * world_size))
     return _micro_batches(
-        BlockSource(folder, shards), plan, count, range(rank * a_rank, (rank + 1) * a_rank),
+        BlockSource([(folder, shards)]), plan, count, range(rank * a_rank, (rank + 1) * a_rank),
         micro_batch, masking, special, manifest.max_seq_length, buckets,
     )  # fmt: skip
 

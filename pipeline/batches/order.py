@@ -49,6 +49,7 @@ class Samples:
     row: for each sample, its pair inside that block
     sample: for each sample, its number over the whole split; with `epoch` its identity
     epoch: for each sample
+    unfinished: those of `blocks` in which what follows may begin
     """
 
     blocks: I64
@@ -56,6 +57,7 @@ class Samples:
     row: I64
     sample: I64
     epoch: I64
+    unfinished: I64
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -63,12 +65,16 @@ class Samples:
     def take(self, order: I64) -> "Samples":
         """The same samples in another order."""
         rest = {name: getattr(self, name)[order] for name in ("slot", "row", "sample", "epoch")}
-        return Samples(blocks=self.blocks, **rest)
+        return Samples(blocks=self.blocks, unfinished=self.unfinished, **rest)
 
     @property
     def block(self) -> I64:
         """For each sample, its block's number in the manifest."""
         return self.blocks[self.slot]
+
+
+_NONE = np.zeros(0, np.int64)
+NO_SAMPLES = Samples(blocks=_NONE, slot=_NONE, row=_NONE, sample=_NONE, epoch=_NONE, unfinished=_NONE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -165,15 +171,15 @@ class OrderPlan:
             parts.append((window, slice(position - first, min(stop, last) - first)))
             position = last
         bases = np.cumsum([0] + [len(window.blocks) for window, _ in parts])
-        none = np.zeros(0, np.int64)
         return Samples(
-            blocks=np.concatenate([none, *(window.blocks for window, _ in parts)]),
+            blocks=np.concatenate([_NONE, *(window.blocks for window, _ in parts)]),
             slot=np.concatenate(
-                [none, *(w.slot[s] + base for (w, s), base in zip(parts, bases, strict=False))]
+                [_NONE, *(w.slot[s] + base for (w, s), base in zip(parts, bases, strict=False))]
             ),
-            row=np.concatenate([none, *(window.row[part] for window, part in parts)]),
-            sample=np.concatenate([none, *(window.sample[part] for window, part in parts)]),
-            epoch=np.concatenate([none, *(window.epoch[part] for window, part in parts)]),
+            row=np.concatenate([_NONE, *(window.row[part] for window, part in parts)]),
+            sample=np.concatenate([_NONE, *(window.sample[part] for window, part in parts)]),
+            epoch=np.concatenate([_NONE, *(window.epoch[part] for window, part in parts)]),
+            unfinished=parts[-1][0].unfinished if parts else _NONE,
         )
 
     def window_bounds(self, lane: int, position: int) -> tuple[int, int]:
@@ -232,6 +238,7 @@ class OrderPlan:
             row=sample - firsts[slot],
             sample=sample,
             epoch=np.full(len(index), epoch),
+            unfinished=blocks[-1:],
         )
 
     def _layout(self, epoch: int) -> _Layout:

@@ -101,6 +101,11 @@ class ShardInfo:
     block_pairs: tuple[int, ...]
     block_hashes: tuple[str, ...]
 
+    def extent(self, index: int) -> tuple[int, int]:
+        """The bytes [first, last) of the tar in which block `index` lies, its header included."""
+        ends = (*self.block_offsets[1:], self.bytes)
+        return self.block_offsets[index], ends[index]
+
     def member(self, index: int) -> str:
         """The name of block `index` inside the tar."""
         return f"{self.name.removesuffix('.tar')}-{index:05d}.arrow"
@@ -235,13 +240,13 @@ def read_block_from(stream: IO[bytes], path: str, shard: ShardInfo, index: int) 
     """Block `index` from an open tar; for readers that take several blocks of one tar."""
     from webdataset.tariterators import tar_file_iterator
 
-    offset = shard.block_offsets[index]
-    where = f"{path} at byte {offset} (block {index})"
-    stream.seek(offset)
+    first, last = shard.extent(index)
+    where = f"{path} at byte {first} (block {index})"
+    stream.seek(first)
+    # In one read: a header and its data apart would be two journeys over a network.
+    data = stream.read(last - first)
     try:
-        member: dict[str, Any] | None = next(tar_file_iterator(stream), None)
-    except OSError:
-        raise  # the disk's or the network's, not the tar's
+        member: dict[str, Any] | None = next(tar_file_iterator(io.BytesIO(data)), None)
     except Exception as error:  # tarfile raises a dozen kinds; each means the same to a user
         raise RunFailed(f"{where} is damaged: {error}; restore the file or shard again") from error
     if member is None or member["fname"] != shard.member(index):

@@ -27,7 +27,7 @@ from pipeline.batches.loader import StepBatches, TrainLoader
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.microbatch import IGNORED, Buckets, MicroBatch, unpack
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import Manifest, read_block, write_manifest
+from pipeline.corpus.shards import Manifest, ShardInfo, read_block, write_manifest
 from pipeline.errors import InputError, RunFailed
 
 LENGTH = 32
@@ -225,15 +225,15 @@ def test_each_block_is_read_by_one_worker_of_one_rank(
 ) -> None:
     manifest = make_shards(tmp_path, train=(5000, 3000, 700, 4000), longest=12)
     blocks = sum(len(shard.block_pairs) for shard in manifest.of_split("train"))
-    reads: Counter[int] = Counter()
-    real = block_source.BlockSource.read
+    reads: Counter[tuple[str, int]] = Counter()
+    real = block_source.read_block_from
 
-    def counted(source: block_source.BlockSource, number: int) -> Any:
-        reads[number] += 1
-        return real(source, number)
+    def counted(stream: Any, path: str, shard: ShardInfo, index: int) -> Any:
+        reads[path, index] += 1
+        return real(stream, path, shard, index)
 
-    monkeypatch.setattr(block_source.BlockSource, "read", counted)
-    readers_of: Counter[int] = Counter()
+    monkeypatch.setattr(block_source, "read_block_from", counted)
+    readers_of: Counter[tuple[str, int]] = Counter()
     for rank in range(2):
         made = loader(
             (str(tmp_path), manifest), special, rank=rank, world_size=2, workers=2, stop_step=12_700 // GLOBAL
