@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
+from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Block, Manifest, write_shard
 
@@ -179,7 +180,8 @@ def loading_rows(
 
     def ours() -> float:
         with TrainLoader(
-            folder=folder, manifest=manifest, seed=1, phase=0, lanes=64, global_batch=BATCH, micro_batch=BATCH,
+            sources=[Source(folder=folder, manifest=manifest)], seed=1, phase=0, lanes=64,
+            global_batch=BATCH, micro_batch=BATCH,
             sequence_length=length, masking=MaskingConfig(), special=SPECIAL, workers=1,
         ) as loader:  # fmt: skip
             # Past the first windows, which all lanes load at once, and over whole epochs.

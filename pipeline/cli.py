@@ -216,14 +216,25 @@ def inspect(shards: str, pairs: int, vocab: str | None, verify: bool, as_json: b
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--ranks", type=int, help="Processes to start here (default: one a GPU, else 1).")
 @click.option("--trust-checkpoint", is_flag=True, help="Resume from a checkpoint that another user owns.")
-def pretrain(recipe: str, overrides: tuple[str, ...], ranks: int | None, trust_checkpoint: bool) -> None:
+@click.option(
+    "--allow-data-change",
+    is_flag=True,
+    help="Resume although shards, seed, lanes, lengths or batches are others than before; it is recorded.",
+)
+def pretrain(
+    recipe: str,
+    overrides: tuple[str, ...],
+    ranks: int | None,
+    trust_checkpoint: bool,
+    allow_data_change: bool,
+) -> None:
     """Train, or resume, the run that RECIPE describes; KEY=VALUE overrides by dotted key.
 
     Under torchrun, deepspeed or srun it joins the ranks that they started.
     """
     from pipeline.training.pretrain import run
 
-    run(recipe, overrides, ranks, trusted=trust_checkpoint)
+    run(recipe, overrides, ranks, trusted=trust_checkpoint, may_change_data=allow_data_change)
 
 
 @main.command()

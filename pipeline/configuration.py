@@ -87,10 +87,16 @@ def unshared(value: Any) -> Any:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type `hint`, or an InputError that names both."""
     origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
     if origin is types.UnionType or origin is typing.Union:
         if value is None and type(None) in typing.get_args(hint):
             return None
-        return _convert(next(arg for arg in typing.get_args(hint) if arg is not type(None)), value, where)
+        kinds = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        is_mapping = isinstance(value, Mapping)
+        return _convert(
+            next((arg for arg in kinds if _holds_keys(arg) == is_mapping), kinds[0]), value, where
+        )
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise InputError(f"{where} is {value!r}; it must be a list")
@@ -103,7 +109,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise InputError(f"{where} is {value!r}; it must hold keys")
-        return dict(value)
+        inner = typing.get_args(hint)[1]
+        return {str(name): _convert(inner, item, f"{where}.{name}") for name, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), {} if value is None else value, where)
     if hint is float and isinstance(value, str):
@@ -120,6 +127,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 _TYPE_WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+
+
+def _holds_keys(hint: Any) -> bool:
+    return typing.get_origin(hint) is dict or dataclasses.is_dataclass(hint)
 
 
 def at_least(name: str, value: int, least: int) -> None:

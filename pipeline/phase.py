@@ -17,7 +17,7 @@ OPTIMIZERS = ("adamw", "bert_adam")
 class Phase:
     """A stretch of steps on one shard folder.
 
-    shards: the folder that `bertpipe shard` wrote
+    shards: the folder that `bertpipe shard` wrote, or several with their weights: {SHARDS/wiki: 0.7, SHARDS/law: 0.3}
     sequence_length: tokens of the longest sequence, special tokens included
     global_batch: sequences a step, over all ranks and accumulation
     micro_batch: sequences a rank computes at once
@@ -29,7 +29,7 @@ class Phase:
         one than the phase before begins with fresh optimizer state
     """
 
-    shards: str
+    shards: str | dict[str, float]
     sequence_length: int
     global_batch: int
     micro_batch: int
@@ -42,6 +42,11 @@ class Phase:
     def __post_init__(self) -> None:
         for name in ("sequence_length", "global_batch", "micro_batch", "steps"):
             at_least(name, getattr(self, name), 1)
+        if not self.shards or not all(self.weighted_shards):
+            raise InputError("shards is empty; name the folder that `bertpipe shard` wrote")
+        for folder, weight in self.weighted_shards.items():
+            if not 0 < weight < math.inf:
+                raise InputError(f"shards: the weight of {folder} is {weight}; it must be above 0")
         at_least("warmup_steps", self.warmup_steps, 0)
         one_of("optimizer", self.optimizer, OPTIMIZERS)
         if self.sequence_length < 5:
@@ -60,6 +65,11 @@ class Phase:
                 f"micro_batch {self.micro_batch} does not divide global_batch {self.global_batch}; "
                 f"the nearest that does is {_nearest_divisor(self.global_batch, self.micro_batch)}"
             )
+
+    @property
+    def weighted_shards(self) -> dict[str, float]:
+        """The shard folders and their weights."""
+        return {self.shards: 1.0} if isinstance(self.shards, str) else self.shards
 
 
 @dataclass(frozen=True, kw_only=True)

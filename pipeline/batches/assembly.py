@@ -41,14 +41,14 @@ _LANES_AHEAD = 2
 class Assembly:
     """All that makes a rank's micro-batches; pickles to a worker.
 
-    sequence_length: of the phase, special tokens included; the manifest promised no longer pairs
+    folders: the sources' shard folders with their tars, in the plan's order
+    sequence_length: of the phase, special tokens included; the manifests promised no longer pairs
     start_step: the first step; stop_step: the first that is not made (None: without end)
     steps: the phase's, over which a masking rate moves
     damage: as `BlockSource` has it
     """
 
-    folder: str
-    shards: tuple[ShardInfo, ...]
+    folders: tuple[tuple[str, tuple[ShardInfo, ...]], ...]
     share: Share
     masking: MaskingConfig
     special: SpecialIds
@@ -85,7 +85,7 @@ class Assembly:
         Raises RunFailed where a block is missing or damaged (unless such are skipped), or holds longer pairs than
         the manifest says.
         """
-        source = source or BlockSource([(self.folder, self.shards)], self.damage)
+        source = source or BlockSource(self.folders, self.damage)
         plan = self.share.plan
         numbers = self.share.lanes_of(reader)
         until = None if self.stop_step is None else self.stop_step * plan.per_lane
@@ -113,8 +113,9 @@ class Assembly:
         plan = self.share.plan
         longest = int(np.diff(sequences.starts).max())
         if longest > self.sequence_length:
+            folders = " or ".join(folder for folder, _ in self.folders)
             raise RunFailed(
-                f"{self.folder} holds a sequence of {longest} tokens, its manifest promises at most "
+                f"{folders} holds a sequence of {longest} tokens, its manifest promises at most "
                 f"{self.sequence_length}; run `bertpipe shard` again into an empty folder"
             )
         epochs = self.masking.epoch_of(sequences.epochs)

@@ -12,7 +12,8 @@ Example:
 from collections.abc import Iterator
 
 from pipeline.batches.block_source import BlockSource
-from pipeline.batches.order import NO_SAMPLES, OrderPlan, Samples
+from pipeline.batches.mixture import Order
+from pipeline.batches.order import NO_SAMPLES, Samples
 from pipeline.batches.sequences import Sequences, lay_out
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Block
@@ -27,7 +28,7 @@ class Lane:
 
     def __init__(
         self,
-        plan: OrderPlan,
+        plan: Order,
         lane: int,
         source: BlockSource,
         special: SpecialIds,

@@ -1,6 +1,6 @@
 """Shards → a rank's micro-batches, step by step, through PyTorch's DataLoader.
 
-In: a shard folder with its manifest, the numbers of a recipe's phase, rank and world size. Out: for each
+In: shard folders with their manifests, the numbers of a recipe's phase, rank and world size. Out: for each
 step all of the rank's micro-batches, with the count of their labels: the loss is normalised over the whole
 step (law 5), so that count must be known before the first backward.
 What always holds: a step's samples and masks depend on (manifest, seed, phase, lanes, global batch, masking,
@@ -8,14 +8,15 @@ step) only; a loader that starts at step s gives what one that ran there would, 
 equally many micro-batches; a worker that dies ends in one RunFailed.
 
 Example:
-    with TrainLoader(folder="SHARDS", manifest=read_manifest("SHARDS"), seed=1, phase=0, lanes=64,
-                     global_batch=256, micro_batch=64, sequence_length=128, masking=MaskingConfig(),
+    source = Source(folder="SHARDS", manifest=read_manifest("SHARDS"))
+    with TrainLoader(sources=[source], seed=1, phase=0, lanes=64, global_batch=256,
+                     micro_batch=64, sequence_length=128, masking=MaskingConfig(),
                      special=SpecialIds.of(vocabulary), workers=1, start_step=500) as loader:
         for step in loader: ...
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from types import TracebackType
@@ -30,10 +31,10 @@ from pipeline.batches.assembly import Assembly
 from pipeline.batches.handover import Chunks, Message, Ring, as_it_is, fork_server, start_worker
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.microbatch import BUCKETS, Buckets, MicroBatch, unpack
-from pipeline.batches.phase_order import order_plan
+from pipeline.batches.phase_order import phase_order
 from pipeline.batches.share import Share
+from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import Manifest
 from pipeline.errors import InputError, RunFailed
 
 
@@ -61,6 +62,7 @@ class StepBatches:
 class TrainLoader:
     """A rank's steps from `start_step` on, in order; steps count from the phase's first. Iterate over it once.
 
+    sources: shard folders; of several, each step takes what their weights say
     lanes, global_batch, micro_batch, sequence_length: as in the recipe
     workers: processes that read and mask; 0 does it in the trainer. `share.readers` is how many there are:
         the most, up to `workers`, that divide both the rank's lanes and its micro-batches
@@ -75,8 +77,7 @@ class TrainLoader:
     def __init__(
         self,
         *,
-        folder: str,
-        manifest: Manifest,
+        sources: Sequence[Source],
         seed: int,
         phase: int,
         lanes: int,
@@ -97,8 +98,8 @@ class TrainLoader:
     ) -> None:
         if masking.final_rate is not None and steps is None:
             raise InputError("masking.final_rate is set; give the phase's steps, over which the rate moves")
-        self.plan = order_plan(
-            manifest,
+        self.plan = phase_order(
+            sources,
             seed=seed,
             phase=phase,
             lanes=lanes,
@@ -109,8 +110,7 @@ class TrainLoader:
             plan=self.plan, rank=rank, world_size=world_size, micro_batch=micro_batch, workers=workers
         )
         self._assembly = Assembly(
-            folder=folder,
-            shards=manifest.of_split("train"),
+            folders=tuple((source.folder, source.manifest.of_split("train")) for source in sources),
             share=self.share,
             masking=masking,
             special=special,

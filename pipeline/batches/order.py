@@ -19,7 +19,7 @@ Example:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -64,8 +64,22 @@ class Samples:
 
     def take(self, order: I64) -> "Samples":
         """The same samples in another order."""
-        rest = {name: getattr(self, name)[order] for name in ("slot", "row", "sample", "epoch")}
-        return Samples(blocks=self.blocks, unfinished=self.unfinished, **rest)
+        return replace(
+            self,
+            slot=self.slot[order],
+            row=self.row[order],
+            sample=self.sample[order],
+            epoch=self.epoch[order],
+        )
+
+    def renumbered(self, blocks: int, samples: int) -> "Samples":
+        """The same samples, numbered from other first blocks and samples on."""
+        return replace(
+            self,
+            blocks=self.blocks + blocks,
+            sample=self.sample + samples,
+            unfinished=self.unfinished + blocks,
+        )
 
     @property
     def block(self) -> I64:
@@ -75,6 +89,21 @@ class Samples:
 
 _NONE = np.zeros(0, np.int64)
 NO_SAMPLES = Samples(blocks=_NONE, slot=_NONE, row=_NONE, sample=_NONE, epoch=_NONE, unfinished=_NONE)
+
+
+def joined(parts: Sequence[Samples]) -> Samples:
+    """The samples of several parts, one after the other; a block of two parts stands twice among its blocks."""
+    if len(parts) == 1:
+        return parts[0]
+    bases = np.cumsum([0] + [len(part.blocks) for part in parts])
+    return Samples(
+        blocks=np.concatenate([_NONE, *(part.blocks for part in parts)]),
+        slot=np.concatenate([_NONE, *(p.slot + base for p, base in zip(parts, bases, strict=False))]),
+        row=np.concatenate([_NONE, *(part.row for part in parts)]),
+        sample=np.concatenate([_NONE, *(part.sample for part in parts)]),
+        epoch=np.concatenate([_NONE, *(part.epoch for part in parts)]),
+        unfinished=parts[-1].unfinished if parts else _NONE,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,17 +199,17 @@ class OrderPlan:
             window = self.window_samples(lane, position)
             parts.append((window, slice(position - first, min(stop, last) - first)))
             position = last
-        bases = np.cumsum([0] + [len(window.blocks) for window, _ in parts])
-        return Samples(
-            blocks=np.concatenate([_NONE, *(window.blocks for window, _ in parts)]),
-            slot=np.concatenate(
-                [_NONE, *(w.slot[s] + base for (w, s), base in zip(parts, bases, strict=False))]
-            ),
-            row=np.concatenate([_NONE, *(window.row[part] for window, part in parts)]),
-            sample=np.concatenate([_NONE, *(window.sample[part] for window, part in parts)]),
-            epoch=np.concatenate([_NONE, *(window.epoch[part] for window, part in parts)]),
-            unfinished=parts[-1][0].unfinished if parts else _NONE,
-        )
+        return joined([window.take(np.arange(part.start, part.stop)) for window, part in parts])
+
+    def as_it_lies(self, lane: int, start: int, stop: int) -> Samples:
+        """The samples at positions start … stop − 1 of a lane's sequence before its windows are shuffled."""
+        parts = []
+        while start < stop:
+            epoch, offset = divmod(start, self.lane_length)
+            count = min(stop - start, self.lane_length - offset)
+            parts.append(self._at(epoch, lane * self.lane_length + offset, np.arange(count)))
+            start += count
+        return joined(parts)
 
     def window_bounds(self, lane: int, position: int) -> tuple[int, int]:
         """The positions (first, last + 1) of the window that holds a lane's `position`."""

@@ -13,7 +13,7 @@ Example:
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.batches.order import OrderPlan
+from pipeline.batches.mixture import Order
 from pipeline.errors import InputError
 
 
@@ -28,7 +28,7 @@ class Share:
     Raises InputError where ranks or micro-batches don't divide the plan.
     """
 
-    plan: OrderPlan
+    plan: Order
     rank: int
     world_size: int
     micro_batch: int

@@ -152,9 +152,9 @@ def fit(recipe: Recipe, devices: Devices) -> Fit:
 
 
 def _vocabulary(recipe: Recipe) -> tuple[int, bool]:
-    for phase in recipe.phases:
+    for folder in (folder for phase in recipe.phases for folder in phase.weighted_shards):
         try:
-            return int(read_manifest(phase.shards).vocabulary["size"]), False
+            return int(read_manifest(folder).vocabulary["size"]), False
         except (InputError, KeyError):
             continue
     return BERT_VOCABULARY, True

@@ -168,8 +168,8 @@ class Training:
             zero_stage=self._engine.stage,
             recipe=plan.recipe.as_dict(),
             model=asdict(plan.model),
-            vocabulary=plan.manifests[0].vocabulary,
-            shards=[manifest.hash for manifest in plan.manifests],
+            vocabulary=plan.sources[0][0].manifest.vocabulary,
+            shards=plan.shard_hashes,
             versions=lineage.library_versions("torch", "deepspeed"),
         )
         save_checkpoint(

@@ -1,9 +1,10 @@
 """A recipe with what it names: read, checked, nothing written.
 
-In: a recipe and a number of ranks. Out: `Plan`: manifests, vocabulary, DeepSpeed settings, the network's
+In: a recipe and a number of ranks. Out: `Plan`: the shard folders, vocabulary, DeepSpeed settings, the network's
 configuration, and the loaders of each phase. What always holds: a plan that exists can be trained (law 10).
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,15 +12,17 @@ from typing import TYPE_CHECKING
 from model.config import ModelConfig
 from pipeline.batches.held_out import held_out_micro_batches
 from pipeline.batches.microbatch import MicroBatch
+from pipeline.batches.mixture import Mixture
+from pipeline.batches.phase_order import phase_order
+from pipeline.batches.sources import Source, identity, read_sources, shares
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import Manifest, read_manifest
 from pipeline.corpus.vocabulary import Vocabulary
 from pipeline.recipe import Recipe
 from pipeline.training import preflight
 from pipeline.training.engine import check_zero
 from pipeline.training.ops import check_ops
 from pipeline.training.room import refuse_what_does_not_fit
-from pipeline.training.run_folder import check_folder, with_known_lanes
+from pipeline.training.run_folder import DataChange, check_folder, with_known_lanes
 from pipeline.training.settings import ZeroSettings, check_optimizers, check_precision, read_settings
 from pipeline.training.world import World, local_devices
 
@@ -29,17 +32,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What `make_plan` found good."""
+    """What `make_plan` found good.
+
+    sources: the shard folders of each phase
+    data_change: what this start changes of the data that the run was begun on, where that was allowed
+    """
 
     recipe: Recipe
-    manifests: tuple[Manifest, ...]
+    sources: tuple[tuple[Source, ...], ...]
     vocabulary: Vocabulary
     settings: ZeroSettings
     model: ModelConfig
+    data_change: DataChange | None = None
+
+    @property
+    def shard_hashes(self) -> list[str]:
+        """The identity of what each phase reads."""
+        return [identity(each) for each in self.sources]
 
     def first_step(self, index: int) -> int:
         """Steps of the phases before phase `index`."""
         return sum(phase.steps for phase in self.recipe.phases[:index])
+
+    @property
+    def mixtures(self) -> list[str]:
+        """What each phase of several sources will have read of them, a line a phase."""
+        lines = []
+        for index, (phase, sources) in enumerate(zip(self.recipe.phases, self.sources, strict=True)):
+            order = phase_order(
+                sources,
+                seed=self.recipe.seed,
+                phase=index,
+                lanes=self.recipe.resolved_lanes,
+                global_batch=phase.global_batch,
+                sequence_length=phase.sequence_length,
+            )
+            if isinstance(order, Mixture):
+                whole = sum(source.weight for source in sources)
+                read = zip(sources, order.epochs_of_sources(phase.steps), strict=True)
+                parts = [f"{s.folder} {s.weight / whole:.1%}, {epochs:.2f} epochs" for s, epochs in read]
+                lines.append(f"phases.{index} reads {'; '.join(parts)}")
+        return lines
 
     def ends_phase(self, step: int) -> bool:
         """Whether step `step` (counted from 1) is the last of a phase."""
@@ -57,8 +90,7 @@ class Plan:
 
         phase = self.recipe.phases[index]
         return TrainLoader(
-            folder=phase.shards,
-            manifest=self.manifests[index],
+            sources=self.sources[index],
             seed=self.recipe.seed,
             phase=index,
             lanes=self.recipe.resolved_lanes,
@@ -78,36 +110,56 @@ class Plan:
         )
 
     def held_out(self, index: int, world: World) -> Iterator[MicroBatch]:
-        """This rank's part of the held-out pairs of phase `index`; the same at every call."""
+        """This rank's part of the held-out pairs of phase `index`, of each source by its weight; the same at
+        every call.
+        """
         phase = self.recipe.phases[index]
-        return held_out_micro_batches(
-            phase.shards,
-            self.manifests[index],
-            sequences=self.recipe.evaluate.sequences,
-            micro_batch=phase.micro_batch,
-            masking=self.recipe.masking,
-            special=SpecialIds.of(self.vocabulary),
-            seed=self.recipe.seed,
-            rank=world.rank,
-            world_size=world.size,
+        sources = self.sources[index]
+        counts = shares(self.recipe.evaluate.sequences, sources)
+        return itertools.chain.from_iterable(
+            held_out_micro_batches(
+                source.folder,
+                source.manifest,
+                sequences=count,
+                micro_batch=phase.micro_batch,
+                masking=self.recipe.masking,
+                special=SpecialIds.of(self.vocabulary),
+                seed=self.recipe.seed,
+                rank=world.rank,
+                world_size=world.size,
+            )
+            for source, count in zip(sources, counts, strict=True)
         )
 
 
-def make_plan(recipe: Recipe, ranks: int) -> Plan:
+def make_plan(recipe: Recipe, ranks: int, *, may_change_data: bool = False) -> Plan:
     """Read what the recipe names and refuse a doomed run.
+
+    may_change_data: go on with a run on other data than it was begun on
 
     Raises InputError naming value and remedy.
     """
-    recipe = with_known_lanes(recipe)
+    recipe = with_known_lanes(recipe, may_change_data=may_change_data)
     settings = read_settings(recipe.deepspeed)
     check_precision(settings, recipe.precision, local_devices())
     check_optimizers(settings, [phase.optimizer for phase in recipe.phases])
     check_zero(settings)
-    manifests = tuple(read_manifest(phase.shards) for phase in recipe.phases)
-    preflight.check(recipe, manifests, ranks)
-    check_folder(recipe, manifests, ranks, settings)
-    vocabulary = preflight.vocabulary_of(recipe.phases[0].shards, manifests[0])
+    sources = tuple(read_sources(phase) for phase in recipe.phases)
+    preflight.check(recipe, sources, ranks)
+    shard_hashes = [identity(each) for each in sources]
+    vocabulary_hash = sources[0][0].manifest.vocabulary["hash"]
+    change = check_folder(
+        recipe, shard_hashes, vocabulary_hash, ranks, settings, may_change_data=may_change_data
+    )
+    vocabulary = preflight.vocabulary_of(sources[0][0].folder, sources[0][0].manifest)
     model = recipe.model_config(vocabulary.size)
     check_ops(settings)
     refuse_what_does_not_fit(recipe, model, settings, ranks)
-    return Plan(recipe=recipe, manifests=manifests, vocabulary=vocabulary, settings=settings, model=model)
+    return Plan(
+        recipe=recipe,
+        sources=sources,
+        vocabulary=vocabulary,
+        settings=settings,
+        model=model,
+        data_change=change,
+    )

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import lineage
-from pipeline.batches.phase_order import order_plan
+from pipeline.batches.phase_order import phase_order
 from pipeline.batches.share import Share
+from pipeline.batches.sources import Source
 from pipeline.corpus.shards import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError
@@ -20,28 +21,31 @@ from pipeline.recipe import Recipe
 _PASSWORD = re.compile(r"://[^/?#\s]*:[^/?#\s]*@|[?&]password=")
 
 
-def check(recipe: Recipe, manifests: Sequence[Manifest], ranks: int) -> None:
+def check(recipe: Recipe, sources: Sequence[Sequence[Source]], ranks: int) -> None:
     """Raise InputError where the run described cannot be trained by `ranks` ranks."""
     if _PASSWORD.search(recipe.tracking.uri or ""):
         raise InputError(
             "tracking.uri holds a password, which the run folder and every checkpoint would keep; "
             "export it as MLFLOW_TRACKING_URI instead"
         )
-    for index, (phase, manifest) in enumerate(zip(recipe.phases, manifests, strict=True)):
+    first = sources[0][0]
+    for index, (phase, own) in enumerate(zip(recipe.phases, sources, strict=True)):
         try:
-            _check_phase(recipe, phase, index, manifest, ranks)
+            _check_phase(recipe, phase, index, own, ranks)
         except InputError as error:
             raise InputError(f"phases.{index}: {error}") from None
-        if manifest.vocabulary["hash"] != manifests[0].vocabulary["hash"]:
-            raise InputError(
-                f"phases.{index}: {phase.shards} was made with vocabulary {manifest.vocabulary['hash']}, "
-                f"{recipe.phases[0].shards} with {manifests[0].vocabulary['hash']}; phases share one vocabulary"
-            )
+        for source in own:
+            theirs, ours = source.manifest.vocabulary["hash"], first.manifest.vocabulary["hash"]
+            if theirs != ours:
+                raise InputError(
+                    f"phases.{index}: {source.folder} was made with vocabulary {theirs}, {first.folder} with {ours}; "
+                    "all shards of a run share one vocabulary"
+                )
 
 
-def _check_phase(recipe: Recipe, phase: Phase, index: int, manifest: Manifest, ranks: int) -> None:
-    plan = order_plan(
-        manifest,
+def _check_phase(recipe: Recipe, phase: Phase, index: int, sources: Sequence[Source], ranks: int) -> None:
+    plan = phase_order(
+        sources,
         seed=recipe.seed,
         phase=index,
         lanes=recipe.resolved_lanes,
@@ -50,10 +54,10 @@ def _check_phase(recipe: Recipe, phase: Phase, index: int, manifest: Manifest, r
     )
     # Built for its checks: ranks against lanes, micro-batches against the global batch.
     Share(plan=plan, rank=0, world_size=ranks, micro_batch=phase.micro_batch)
-    if recipe.evaluate.every and not manifest.pairs("validation"):
+    without = [source.folder for source in sources if not source.manifest.pairs("validation")]
+    if recipe.evaluate.every and without:
         raise InputError(
-            f"{phase.shards} holds no held-out pairs; shard with --validation-fraction, "
-            "or set evaluate.every=0"
+            f"{without[0]} holds no held-out pairs; shard with --validation-fraction, or set evaluate.every=0"
         )
 
 
@@ -75,6 +79,9 @@ def vocabulary_of(shards: str, manifest: Manifest) -> Vocabulary:
 # What may change between two starts of one run: nothing that decides what is learned.
 # The DeepSpeed JSON is compared by content.
 _FREE = ("run", "checkpoint", "evaluate", "tracking", "loader", "activation_checkpointing", "deepspeed")
+# What decides which sequences a step trains on: it may change where the user says so, and is then recorded.
+_DATA = ("seed", "lanes")
+_PHASE_DATA = ("sequence_length", "global_batch", "micro_batch")
 
 
 def check_resume(
@@ -84,28 +91,41 @@ def check_resume(
     begun: int,
     shards: Sequence[str],
     known_shards: Sequence[str],
-) -> None:
+    *,
+    may_change_data: bool = False,
+) -> list[str]:
     """Raise InputError where a run folder was begun by another recipe or on other shards.
 
     begun: how many of the known phases have trained a step; those behind them may change, go, or be added
+    may_change_data: return what differs of the data instead, one `key: new here, old there` a line
     """
     if len(recipe.phases) < begun:
         raise InputError(
             f"{run} has trained in {begun} phases, the recipe has {len(recipe.phases)}; phases can be added, not "
             "taken away"
         )
-    here, there = _bound(recipe, begun), _bound(known, begun)
-    if here != there:
-        lines = lineage.difference(here, there)
-        raise InputError(
-            f"{run} was begun with another recipe ({'; '.join(lines[:3])}); choose another run folder"
-        )
+    lines = lineage.difference(_bound(recipe, begun), _bound(known, begun))
+    changed = [line for line in lines if _is_data(line.partition(":")[0])]
+    if len(changed) < len(lines) or (changed and not may_change_data):
+        remedy = "choose another run folder"
+        if len(changed) == len(lines):
+            remedy += ", or go on with --allow-data-change"
+        raise InputError(f"{run} was begun with another recipe ({'; '.join(lines[:3])}); {remedy}")
     for index, (mine, other) in enumerate(zip(shards, known_shards, strict=False)):
-        if mine != other:
+        if mine != other and not may_change_data:
+            folders = " and ".join(recipe.phases[index].weighted_shards)
             raise InputError(
-                f"phases.{index}: {recipe.phases[index].shards} now has hash {mine}, {run} was begun on {other}; "
-                "restore those shards, or choose another run folder"
+                f"phases.{index}: {folders} now has hash {mine}, {run} was begun on {other}; "
+                "restore those shards, choose another run folder, or go on with --allow-data-change"
             )
+        if mine != other:
+            changed.append(f"phases.{index}.shards: {mine} here, {other} there")
+    return changed
+
+
+def _is_data(name: str) -> bool:
+    parts = name.split(".")
+    return parts[0] in _DATA or (len(parts) == 3 and parts[0] == "phases" and parts[2] in _PHASE_DATA)
 
 
 def _bound(recipe: Recipe, begun: int) -> dict[str, object]:

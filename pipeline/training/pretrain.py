@@ -20,10 +20,18 @@ from pipeline.training.plan import make_plan
 from pipeline.training.world import World, check_address, check_devices, local_devices, read_world
 
 
-def run(path: str, overrides: Sequence[str], ranks: int | None, *, trusted: bool = False) -> None:
+def run(
+    path: str,
+    overrides: Sequence[str],
+    ranks: int | None,
+    *,
+    trusted: bool = False,
+    may_change_data: bool = False,
+) -> None:
     """Train or resume the recipe's run; see the module's promises.
 
     trusted: resume from a checkpoint although another user owns it
+    may_change_data: resume although shards, seed or batches are others than before
 
     Raises InputError on what cannot be trained, Stopped after a signal, RunFailed when the machine fails.
     """
@@ -31,7 +39,7 @@ def run(path: str, overrides: Sequence[str], ranks: int | None, *, trusted: bool
         die_with_parent(int(os.environ[PARENT]))
     world = read_world(os.environ)
     try:
-        _run(path, overrides, ranks, world, trusted)
+        _run(path, overrides, ranks, world, trusted, may_change_data)
     except InputError as error:
         if world is None or world.is_first:
             raise
@@ -41,7 +49,14 @@ def run(path: str, overrides: Sequence[str], ranks: int | None, *, trusted: bool
         raise InputError(f"rank {world.rank}: {error}") from None
 
 
-def _run(path: str, overrides: Sequence[str], ranks: int | None, world: World | None, trusted: bool) -> None:
+def _run(
+    path: str,
+    overrides: Sequence[str],
+    ranks: int | None,
+    world: World | None,
+    trusted: bool,
+    may_change_data: bool,
+) -> None:
     recipe = read_recipe(path, overrides)
     if ranks is not None and ranks < 1:
         raise InputError(f"--ranks is {ranks}; it must be at least 1")
@@ -56,9 +71,10 @@ def _run(path: str, overrides: Sequence[str], ranks: int | None, world: World | 
             f"--ranks is {size} and this node has {local_devices()} GPU(s); start one rank a GPU, "
             "or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
-    plan = make_plan(recipe, size)
+    plan = make_plan(recipe, size, may_change_data=may_change_data)
     if world is None and size > 1:
-        launch(["pretrain", *(["--trust-checkpoint"] if trusted else []), path, *overrides], size)
+        flags = {"--trust-checkpoint": trusted, "--allow-data-change": may_change_data}
+        launch(["pretrain", *(flag for flag, given in flags.items() if given), path, *overrides], size)
     else:
         # Here alone: a launcher, and a recipe that is refused, need not wait for torch.
         from pipeline.training.rank import train

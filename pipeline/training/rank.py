@@ -43,11 +43,13 @@ def train(plan: Plan, world: World, *, trusted: bool) -> None:
         folder = on_first_rank(
             world,
             device,
-            lambda: open_folder(plan.recipe, plan.manifests, plan.vocabulary, plan.settings, world),
+            lambda: open_folder(
+                plan.recipe, plan.shard_hashes, plan.vocabulary, plan.settings, world, plan.data_change
+            ),
         )
         training = Training(plan, world, checkpoint_at(run_path, _resumed_step(run_path, world, trusted)))
-        if world.is_first and training.step:
-            say(f"resuming {run_path} after step {training.step} of {plan.recipe.steps}")
+        if world.is_first:
+            _announce(plan, training.step)
         with (
             watching() as request,
             open_log(run_path, after=training.step, is_first=world.is_first) as log,
@@ -81,10 +83,21 @@ def _resumed_step(run_path: Path, world: World, trusted: bool) -> int:
     return int(step)
 
 
+def _announce(plan: Plan, step: int) -> None:
+    if step:
+        say(f"resuming {plan.recipe.run} after step {step} of {plan.recipe.steps}")
+    if plan.data_change:
+        say(f"warning: the data changes {plan.data_change}")
+    for line in plan.mixtures:
+        say(line)
+
+
 def _record(plan: Plan) -> RunRecord:
-    tags = {f"bertpipe.shards.{index}": manifest.hash for index, manifest in enumerate(plan.manifests)}
+    tags = {f"bertpipe.shards.{index}": shards for index, shards in enumerate(plan.shard_hashes)}
     tags["bertpipe.vocabulary"] = plan.vocabulary.hash
-    tags["bertpipe.corpus"] = str(plan.manifests[0].corpus.get("fingerprint"))
+    tags["bertpipe.corpus"] = str(plan.sources[0][0].manifest.corpus.get("fingerprint"))
+    if plan.data_change:
+        tags["bertpipe.data_change"] = str(plan.data_change)
     run_path = Path(plan.recipe.run)
     return RunRecord(
         parameters=plan.recipe.as_dict(),

@@ -19,7 +19,6 @@ from typing import IO, Any
 import yaml
 
 from pipeline import storage
-from pipeline.corpus.shards import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
 from pipeline.errors import InputError, RunFailed
 from pipeline.lineage import difference, library_versions
@@ -38,6 +37,21 @@ _LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataChange:
+    """Where a run goes on with other data than before.
+
+    step: the last one on the old data
+    changes: `key: new here, old there`
+    """
+
+    step: int
+    changes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"after step {self.step}: {'; '.join(self.changes)}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunFolder:
     """An open run folder; keep it as long as the run trains."""
 
@@ -45,7 +59,7 @@ class RunFolder:
     lock: IO[str]
 
 
-def with_known_lanes(recipe: Recipe) -> Recipe:
+def with_known_lanes(recipe: Recipe, *, may_change_data: bool = False) -> Recipe:
     """The recipe with the lanes of the run it continues, where it names none itself.
 
     Their default follows from all phases' global batches, and a phase added to a run must not change the others'.
@@ -53,14 +67,29 @@ def with_known_lanes(recipe: Recipe) -> Recipe:
     path = Path(recipe.run) / RECIPE
     if recipe.lanes is not None or storage.is_uri(recipe.run) or not path.exists():
         return recipe
+    lanes = read_recipe(str(path)).resolved_lanes
+    if may_change_data and any(phase.global_batch % lanes for phase in recipe.phases):
+        return recipe
     try:
-        return dataclasses.replace(recipe, lanes=read_recipe(str(path)).resolved_lanes)
+        return dataclasses.replace(recipe, lanes=lanes)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def check_folder(recipe: Recipe, manifests: Sequence[Manifest], ranks: int, settings: ZeroSettings) -> None:
-    """Raise InputError where the recipe's run folder belongs to something else; touches nothing."""
+def check_folder(
+    recipe: Recipe,
+    shards: Sequence[str],
+    vocabulary: str,
+    ranks: int,
+    settings: ZeroSettings,
+    *,
+    may_change_data: bool = False,
+) -> DataChange | None:
+    """Raise InputError where the recipe's run folder belongs to something else; touches nothing.
+
+    shards, vocabulary: hashes of what each phase reads, and of the vocabulary
+    may_change_data: return what has changed of the data instead of refusing it
+    """
     if storage.is_uri(recipe.run):
         raise InputError(
             f"run: {recipe.run} is a URI; a run folder is local or on a disk that all nodes share"
@@ -71,15 +100,20 @@ def check_folder(recipe: Recipe, manifests: Sequence[Manifest], ranks: int, sett
     if not (run / RECIPE).exists():
         if run.exists() and any(not _is_ours(path.name) for path in run.iterdir()):
             raise InputError(f"run: {run} holds other files and no {RECIPE}; name a new folder")
-        return
+        return None
     known = read_recipe(str(run / RECIPE))
     lineage = storage.read_json(str(run / LINEAGE)) if (run / LINEAGE).exists() else {}
     info = checkpoints.newest_readable(run)
     begun = known.begun_phases(info.step if info else 0)
-    known_shards = lineage.get("shards", _hashes(manifests))[:begun]
-    check_resume(run, recipe, known, begun, _hashes(manifests), known_shards)
+    known_shards = lineage.get("shards", shards)[:begun]
+    changes = check_resume(run, recipe, known, begun, shards, known_shards, may_change_data=may_change_data)
     if info is None:
-        return
+        return None
+    if info.vocabulary["hash"] != vocabulary:
+        raise InputError(
+            f"{run} was trained with vocabulary {info.vocabulary['hash']}, the shards were made with {vocabulary}; "
+            "shard with the run's own, or choose another run folder"
+        )
     differences = difference(settings.values, lineage.get("deepspeed", settings.values))
     if differences := sorted(differences, key=lambda line: ".stage:" not in line):
         raise InputError(
@@ -91,6 +125,7 @@ def check_folder(recipe: Recipe, manifests: Sequence[Manifest], ranks: int, sett
             f"{run} was checkpointed by {info.world_size} ranks at ZeRO {info.zero_stage}, and {ranks} are "
             f"started; resume with --ranks {info.world_size}"
         )
+    return DataChange(step=info.step, changes=tuple(changes)) if changes else None
 
 
 def _is_ours(name: str) -> bool:
@@ -100,12 +135,16 @@ def _is_ours(name: str) -> bool:
 
 def open_folder(
     recipe: Recipe,
-    manifests: Sequence[Manifest],
+    shards: Sequence[str],
     vocabulary: Vocabulary,
     settings: ZeroSettings,
     world: World,
+    change: DataChange | None = None,
 ) -> RunFolder:
     """Create or reopen the run folder and lock it; called by the first rank, after `check_folder`.
+
+    shards: hashes of what each phase reads
+    change: recorded in `lineage.json`
 
     Raises InputError where another process trains in it.
     """
@@ -127,9 +166,10 @@ def open_folder(
     storage.write_json(
         str(run / LINEAGE),
         {
-            "shards": _hashes(manifests),
-            "vocabulary": manifests[0].vocabulary,
+            "shards": list(shards),
+            "vocabulary": {"hash": vocabulary.hash, "size": vocabulary.size, "cased": vocabulary.cased},
             "deepspeed": settings.values,
+            "data_changes": _data_changes(run) + ([dataclasses.asdict(change)] if change else []),
         },
     )
     _add_environment(run, world)
@@ -141,8 +181,9 @@ def open_folder(
     return RunFolder(path=run, lock=lock)
 
 
-def _hashes(manifests: Sequence[Manifest]) -> list[str]:
-    return [manifest.hash for manifest in manifests]
+def _data_changes(run: Path) -> list[Any]:
+    path = str(run / LINEAGE)
+    return list(storage.read_json(path).get("data_changes", [])) if storage.exists(path) else []
 
 
 def _add_environment(run: Path, world: World) -> None:

@@ -26,6 +26,7 @@ from pipeline.batches.held_out import held_out_micro_batches
 from pipeline.batches.loader import StepBatches, TrainLoader
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.microbatch import IGNORED, Buckets, MicroBatch, unpack
+from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Manifest, ShardInfo, read_block, write_manifest
 from pipeline.errors import InputError, RunFailed
@@ -46,7 +47,7 @@ def shards(make_shards: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def loader(shards: tuple[str, Manifest], special: SpecialIds, **more: Any) -> TrainLoader:
     given: dict[str, Any] = {"seed": 1, "phase": 0, "lanes": LANES, "global_batch": GLOBAL, "micro_batch": 6}
     given |= {"sequence_length": LENGTH, "masking": MaskingConfig(), "special": special}
-    return TrainLoader(folder=shards[0], manifest=shards[1], **(given | more))
+    return TrainLoader(sources=[Source(folder=shards[0], manifest=shards[1])], **(given | more))
 
 
 def steps(made: TrainLoader, count: int) -> list[StepBatches]:
@@ -293,13 +294,15 @@ _FORGETFUL = """
 import sys
 from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig
+from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import read_manifest
 
 if __name__ == "__main__":
     special = SpecialIds(size=1000, pad_id=0, cls_id=2, sep_id=3, mask_id=4, special_ids=tuple(range(20)))
     loader = TrainLoader(
-        folder=sys.argv[1], manifest=read_manifest(sys.argv[1]), seed=1, phase=0, lanes=8, global_batch=48,
+        sources=[Source(folder=sys.argv[1], manifest=read_manifest(sys.argv[1]))],
+        seed=1, phase=0, lanes=8, global_batch=48,
         micro_batch=6, sequence_length=32, masking=MaskingConfig(), special=special, workers=2,
     )
     for step in loader:
@@ -353,6 +356,7 @@ _TRAINER = """
 import signal, sys, time
 from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig
+from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import read_manifest
 
@@ -362,7 +366,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, lambda number, frame: stops.append(number))
     special = SpecialIds(size=1000, pad_id=0, cls_id=2, sep_id=3, mask_id=4, special_ids=tuple(range(20)))
     loader = TrainLoader(
-        folder=sys.argv[1], manifest=read_manifest(sys.argv[1]), seed=1, phase=0, lanes=8, global_batch=48,
+        sources=[Source(folder=sys.argv[1], manifest=read_manifest(sys.argv[1]))],
+        seed=1, phase=0, lanes=8, global_batch=48,
         micro_batch=6, sequence_length=32, masking=MaskingConfig(), special=special, workers=2,
     )
     for step in loader:

@@ -11,6 +11,7 @@ from pipeline.batches import block_source
 from pipeline.batches.block_source import BlockSource
 from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig
+from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Manifest
 from pipeline.errors import RunFailed
@@ -75,8 +76,8 @@ def test_a_block_is_asked_for_before_its_window_begins(
     monkeypatch.setattr(BlockSource, "read", read)
     disk = Disk(monkeypatch)
     made = TrainLoader(
-        folder=shards[0], manifest=shards[1], seed=1, phase=0, lanes=2, global_batch=100, micro_batch=50,
-        sequence_length=12, masking=MaskingConfig(), special=special, stop_step=200,
+        sources=[Source(folder=shards[0], manifest=shards[1])], seed=1, phase=0, lanes=2,
+        global_batch=100, micro_batch=50, sequence_length=12, masking=MaskingConfig(), special=special, stop_step=200,
     )  # fmt: skip
     running = iter(made)
     next(running)  # for which every lane reads its first window

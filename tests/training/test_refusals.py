@@ -110,7 +110,7 @@ def test_shards_whose_vocabulary_is_another_are_refused(
     second = recipe["phases"][0] | {"shards": str(other)}
     refused = cli("pretrain", write_recipe(recipe | {"phases": [recipe["phases"][0], second]}))
     assert refused.returncode == 2
-    assert "phases share one vocabulary" in refused.stderr
+    assert "all shards of a run share one vocabulary" in refused.stderr
 
 
 def test_a_vocabulary_without_mask_is_refused(
