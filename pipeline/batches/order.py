@@ -33,6 +33,8 @@ I64 = NDArray[np.int64]
 
 # Pairs shuffled together: four blocks' worth, 1 MB of a lane at 128 tokens.
 WINDOW = 4096
+# Blocks of a source whose epochs' layouts are small enough to keep several.
+_SMALL = 1 << 14
 MOST_DEFAULT_LANES = 64
 
 _BLOCKS = int.from_bytes(b"blocks")
@@ -278,8 +280,9 @@ class OrderPlan:
             blocks = permutation(key(_BLOCKS, self.seed, self.phase, epoch), len(pairs))
             starts = np.concatenate([[0], np.cumsum(pairs[blocks])]).astype(np.int64)
             layout = _Layout(blocks=blocks, starts=starts, out=out)
-            # Two epochs meet in one step at most, and a million shards make a layout of 100 MB.
-            while len(self._layouts) > 1:
+            # Two epochs meet in a step, and a million shards make a layout of 100 MB; in a mixture a small source
+            # comes round several times.
+            while len(self._layouts) >= (2 if len(pairs) > _SMALL else 16):
                 del self._layouts[next(iter(self._layouts))]
             self._layouts[epoch] = layout
         return layout
