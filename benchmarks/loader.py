@@ -7,7 +7,7 @@ a round, rounds interleave the rows, and medians and ratios of the round's own p
               collator's
     loading   micro-batches of 256 through a real DataLoader with one worker, start not counted:
               bertpipe       tars → masked micro-batches
-              transformers   pairs already in memory → DataCollatorForLanguageModeling (torch, numpy)
+              transformers   a `datasets` table → DataCollatorForLanguageModeling (torch, numpy)
               webdataset     tars with one member a pair → padded batches, masked by bertpipe's function
 
 Example:
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import webdataset
+from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from pipeline.batches.loader import TrainLoader
@@ -176,19 +177,29 @@ def loading_rows(
         for pair in range(pairs):
             head = np.array([int(block.a_lengths[pair]) + 2, int(block.random_next[pair])], np.uint16)
             tar.write({"__key__": f"{pair:08d}", "pair": head.tobytes() + sequence(block, pair).tobytes()})
-    examples = [features(block, pair) for pair in range(min(pairs, 40 * BATCH))]
+    examples = Dataset.from_list([features(block, pair) for pair in range(min(pairs, 40 * BATCH))])
+
+    def loader(**more: Any) -> TrainLoader:
+        return TrainLoader(
+            sources=[Source(folder=folder, manifest=manifest)], seed=1, phase=0, lanes=64, global_batch=BATCH,
+            micro_batch=BATCH, sequence_length=length, masking=MaskingConfig(), special=SPECIAL, **more,
+        )  # fmt: skip
 
     def ours() -> float:
-        with TrainLoader(
-            sources=[Source(folder=folder, manifest=manifest)], seed=1, phase=0, lanes=64,
-            global_batch=BATCH, micro_batch=BATCH,
-            sequence_length=length, masking=MaskingConfig(), special=SPECIAL, workers=1,
-        ) as loader:  # fmt: skip
+        with loader(workers=1) as made:
             # Past the first windows, which all lanes load at once, and over whole epochs.
-            return stream_rate(iter(loader), 20, max(200, 2 * pairs // BATCH))
+            return stream_rate(iter(made), 20, max(200, 2 * pairs // BATCH))
+
+    for step in (10, 10_000_000):
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            next(iter(loader(start_step=step)))
+            times.append(time.perf_counter() - began)
+        print(f"a run taken up at step {step:,} has its micro-batches after {statistics.median(times):.3f} s")
 
     def theirs(tensors: str) -> float:
-        loader = DataLoader(
+        batches = DataLoader(
             examples,  # type: ignore[arg-type]
             batch_size=BATCH,
             collate_fn=collator(tensors),
@@ -196,12 +207,12 @@ def loading_rows(
             shuffle=True,
             multiprocessing_context="fork",
         )
-        return stream_rate(iter(loader), 3, 16)
+        return stream_rate(iter(batches), 3, 16)
 
     def member_a_pair() -> float:
         dataset = webdataset.WebDataset(plain, shardshuffle=False).batched(BATCH, collation_fn=Padded(length))
-        loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="fork")
-        return stream_rate(iter(loader), 3, 24)
+        batches = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="fork")
+        return stream_rate(iter(batches), 3, 24)
 
     rows = {
         OURS: ours,

@@ -6,8 +6,8 @@ block, shuffled, and counts of how they came about. Pure: no files, no state, no
 What always holds: both segments have a token and together fit the sequence; a random-next segment B comes
 from a document with another 64-bit hash; an actual-next B stands right after A (up to what truncation cut);
 every sentence is in some segment A or actual-next B before truncation; the pairs are a function of the
-partition, the options and the shuffle's key; pairs are shuffled over the partition, and those of a block so dealt
-that any few neighbours have nearly their share of its tokens (`dealing`): ranks and micro-batches wait for the
+partition, the options and the shuffle's key; pairs are shuffled over the partition and so dealt that any few
+neighbours have nearly their share of its tokens (`dealing`): ranks and micro-batches wait for the
 longest among them.
 
 Two departures from the published code, both for the labels' sake: the other document is drawn among the
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from pipeline import counter_random
 from pipeline.corpus.balance import REHEARSALS, Balance
-from pipeline.corpus.shards import BLOCK_PAIRS, Block
+from pipeline.corpus.shards import Block
 from pipeline.dealing import deal
 
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
@@ -165,10 +165,8 @@ def _shuffled(columns: NDArray[np.int64], shuffle_key: int) -> NDArray[np.int64]
     # A book's pairs come in a row; shuffled over the partition, a block is a sample of it.
     columns = columns[counter_random.permutation(shuffle_key, len(columns))]
     a_start, a_stop, b_start, b_stop = columns.T[:4]
-    lengths = (a_stop - a_start) + (b_stop - b_start)
-    firsts = range(0, len(columns), BLOCK_PAIRS)
-    dealt = [first + deal(lengths[first : first + BLOCK_PAIRS]) for first in firsts]
-    return columns[np.concatenate(dealt)] if dealt else columns
+    # Over the partition, not block by block: so blocks are equally heavy too. They begin at multiples of the strata.
+    return columns[deal((a_stop - a_start) + (b_stop - b_start))]
 
 
 def _columns(partition: Partition, options: PairOptions, copy: int) -> NDArray[np.int64]:

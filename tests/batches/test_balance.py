@@ -16,8 +16,8 @@ STEPS = 60
 def lengths_of(blocks: list[int], *, dealt: bool) -> NDArray[np.int64]:
     """For each sample of a split its tokens, four in five full, as short documents and short targets leave them."""
     rng = np.random.default_rng(1)
-    parts = [np.where(rng.random(n) < 0.8, 128, rng.integers(5, 128, n)) for n in blocks]
-    return np.concatenate([part[deal(part)] if dealt else part for part in parts])
+    lengths = np.where(rng.random(sum(blocks)) < 0.8, 128, rng.integers(5, 128, sum(blocks)))
+    return lengths[deal(lengths)] if dealt else lengths
 
 
 def tokens(plan: OrderPlan, lengths: NDArray[np.int64], **share: Any) -> NDArray[np.int64]:
