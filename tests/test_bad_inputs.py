@@ -5,6 +5,7 @@ passes. Exit code 2 is the user's input, 1 the machine's failure.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -136,6 +137,17 @@ TABLE = [
     Row("pretrain good.yaml phases.0.shards=NOVOCAB", "vocab.txt", PRETRAIN),
     Row("pretrain good.yaml phases.0.shards=OTHERVOCAB", "0" * 32, PRETRAIN),
     Row("pretrain good.yaml phases.0.shards=TRAINONLY", "set evaluate.every=0", PRETRAIN),
+    Row("pretrain good.yaml 'phases.0.shards={}'", "shards is empty", PRETRAIN),
+    Row("pretrain good.yaml 'phases.0.shards={SHARDS: 0}'", "the weight of SHARDS is 0.0", PRETRAIN),
+    Row("pretrain good.yaml 'phases.0.shards={SHARDS: many}'", "phases.0.shards.SHARDS is 'many'", PRETRAIN),
+    Row("pretrain good.yaml 'phases.0.shards=[SHARDS]'", "phases.0.shards is ['SHARDS']", PRETRAIN),
+    Row("pretrain good.yaml 'phases.0.shards={SHARDS: 1, nowhere: 1}'", "nowhere does not exist", PRETRAIN),
+    Row("pretrain good.yaml 'phases.0.shards={SHARDS: 1, OTHERVOCAB: 1}'", "share one vocabulary", PRETRAIN),
+    Row(
+        "pretrain good.yaml 'phases.0.shards={SHARDS: 1, TRAINONLY: 1}'",
+        "TRAINONLY holds no held-out",
+        PRETRAIN,
+    ),
     Row("pretrain good.yaml phases.0.sequence_length=32", "sequence_length is 32; raise it", PRETRAIN),
     Row("pretrain good.yaml lanes=3", "lanes is 3; it must divide", PRETRAIN),
     Row("pretrain good.yaml phases.0.global_batch=8192", "fewer than one global batch of 8192", PRETRAIN),
@@ -149,6 +161,11 @@ TABLE = [
     Row("pretrain good.yaml run=READONLY/OUT", "READONLY", PRETRAIN),
     Row("pretrain good.yaml run=FULL/OUT", "No space left on device", PRETRAIN, 1),
     Row("pretrain good.yaml run=TRAINED seed=4", "seed: 4 here, 1 there", RESUME),
+    Row(
+        "pretrain good.yaml run=TRAINED phases.0.steps=2 --allow-data-change",
+        "steps: 2 here, 1 there",
+        RESUME,
+    ),
     Row("pretrain good.yaml run=TRAINED phases.0.steps=2", "steps: 2 here, 1 there", RESUME),
     Row("pretrain good.yaml run=TRAINED --ranks 2", "resume with --ranks 1", RESUME),
     Row("pretrain good.yaml run=REWOUND", "checkpoint.json is damaged: it has hash", RESUME, 1),
@@ -238,7 +255,7 @@ def test_a_bad_input_gets_one_line_and_leaves_nothing(
     if "fp16" in row.command and local_devices():
         pytest.skip("fp16 is refused where there is no GPU, and here is one")
     before = contents(*watched)
-    done = cli(*row.command.split(), cwd=bench)
+    done = cli(*shlex.split(row.command), cwd=bench)
     assert done.returncode == row.code, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("bertpipe: ")]
     assert len(said) == 1, done.stderr
@@ -273,7 +290,7 @@ def test_each_kind_of_corpus_passes_where_its_broken_ones_fail(name: str, bench:
 def test_the_table_covers_every_command() -> None:
     assert len(TABLE) == len({row.command for row in TABLE}) > 100
     assert {row.control for row in TABLE} <= set(CONTROLS)
-    assert {row.command.split()[0] for row in TABLE} >= {
+    assert {shlex.split(row.command)[0] for row in TABLE} >= {
         "vocab", "shard", "inspect", "pretrain", "evaluate", "convert", "demo", "doctor",
     }  # fmt: skip
 
