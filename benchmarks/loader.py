@@ -30,7 +30,9 @@ from torch.utils.data import DataLoader
 from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import Block, Manifest, write_shard
+from pipeline.corpus.index import ShardTable
+from pipeline.corpus.manifest import Manifest
+from pipeline.corpus.shards import Block, write_shard
 
 VOCABULARY = 30_522
 BATCH = 256
@@ -168,7 +170,7 @@ def loading_rows(
         corpus={},
         counts={},
         versions={},
-        shards=(shard,),
+        shards=ShardTable.of([shard]),
     )
     plain = os.path.join(folder, "plain.tar")
     with webdataset.TarWriter(plain, encoder=False, mtime=0) as tar:

@@ -24,7 +24,7 @@ from pipeline.batches.microbatch import BUCKETS, Buckets, pack, packed_size
 from pipeline.batches.sequences import Sequences, join
 from pipeline.batches.share import Share
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import ShardInfo
+from pipeline.corpus.index import ShardTable
 from pipeline.errors import RunFailed
 
 # Tokens that are masked and handed over together: enough that numpy's cost a call is small, few enough to stay
@@ -43,7 +43,7 @@ class Assembly:
     """
 
     folder: str
-    shards: tuple[ShardInfo, ...]
+    shards: ShardTable
     share: Share
     masking: MaskingConfig
     special: SpecialIds

@@ -11,13 +11,13 @@ Example:
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import IO
 
 import numpy as np
 
 from pipeline import storage
-from pipeline.corpus.shards import Block, ShardInfo, read_block_from
+from pipeline.corpus.index import ShardTable
+from pipeline.corpus.shards import Block, read_block_from
 from pipeline.errors import RunFailed
 from pipeline.progress import say
 
@@ -33,13 +33,11 @@ class BlockSource:
     damage: `error`, or `skip`: a block that cannot be read is said aloud, and its pairs are empty ones
     """
 
-    def __init__(self, folder: str, shards: Sequence[ShardInfo], damage: str = "error") -> None:
+    def __init__(self, folder: str, shards: ShardTable, damage: str = "error") -> None:
         self._folder = folder
         self._damage = damage
         self._lost: set[int] = set()
-        self._shards = tuple(shards)
-        counts = [len(shard.block_pairs) for shard in self._shards]
-        self._first_blocks = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._shards = shards
         self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
 
     def read(self, number: int) -> Block:
@@ -47,14 +45,13 @@ class BlockSource:
 
         Raises RunFailed naming file and offset where it is missing or damaged, unless such are skipped.
         """
-        index = int(np.searchsorted(self._first_blocks, number, side="right")) - 1
-        shard, block = self._shards[index], number - int(self._first_blocks[index])
+        index, block = self._shards.locate_block(number)
         try:
             return self._read(index, block)
         except RunFailed as error:
             if self._damage != "skip":
                 raise
-            pairs = shard.block_pairs[block]
+            pairs = self._shards[index].block_pairs[block]
             if number not in self._lost:
                 self._lost.add(number)
                 say(f"warning: {error}. Its {pairs} pairs are left out (loader.damage is skip)")

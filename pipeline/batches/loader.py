@@ -33,7 +33,7 @@ from pipeline.batches.microbatch import BUCKETS, Buckets, MicroBatch, unpack
 from pipeline.batches.phase_order import order_plan
 from pipeline.batches.share import Share
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import Manifest
+from pipeline.corpus.manifest import Manifest
 from pipeline.errors import InputError, RunFailed
 
 

@@ -5,7 +5,8 @@ doomed run is refused at once.
 """
 
 from pipeline.batches.order import OrderPlan
-from pipeline.corpus.shards import LONGEST_SEQUENCE, Manifest
+from pipeline.corpus.manifest import Manifest
+from pipeline.corpus.shards import LONGEST_SEQUENCE
 from pipeline.errors import InputError
 
 
@@ -23,5 +24,5 @@ def order_plan(
         )
     if sequence_length > LONGEST_SEQUENCE:
         raise InputError(f"sequence_length is {sequence_length}; the most is {LONGEST_SEQUENCE}")
-    pairs = [count for shard in manifest.of_split("train") for count in shard.block_pairs]
+    pairs = manifest.of_split("train").block_pairs
     return OrderPlan(block_pairs=pairs, seed=seed, phase=phase, lanes=lanes, global_batch=global_batch)

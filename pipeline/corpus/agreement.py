@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from pipeline import storage
-from pipeline.corpus.shards import Manifest
+from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError
 from pipeline.lineage import difference, library_versions

@@ -12,7 +12,7 @@ from model.config import ModelConfig
 from pipeline.batches.held_out import held_out_micro_batches
 from pipeline.batches.microbatch import MicroBatch
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import Manifest, read_manifest
+from pipeline.corpus.manifest import Manifest, read_manifest
 from pipeline.corpus.vocabulary import Vocabulary
 from pipeline.recipe import Recipe
 from pipeline.training import preflight

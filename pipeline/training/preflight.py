@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline import lineage
 from pipeline.batches.phase_order import order_plan
 from pipeline.batches.share import Share
-from pipeline.corpus.shards import Manifest
+from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError
 from pipeline.phase import Phase

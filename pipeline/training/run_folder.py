@@ -19,7 +19,7 @@ from typing import IO, Any
 import yaml
 
 from pipeline import storage
-from pipeline.corpus.shards import Manifest
+from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
 from pipeline.errors import InputError, RunFailed
 from pipeline.lineage import difference, library_versions

@@ -27,7 +27,8 @@ from pipeline.batches.loader import StepBatches, TrainLoader
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.microbatch import IGNORED, Buckets, MicroBatch, unpack
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import Manifest, read_block, write_manifest
+from pipeline.corpus.manifest import Manifest, write_manifest
+from pipeline.corpus.shards import read_block
 from pipeline.errors import InputError, RunFailed
 
 LENGTH = 32
@@ -294,7 +295,7 @@ import sys
 from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import read_manifest
+from pipeline.corpus.manifest import read_manifest
 
 if __name__ == "__main__":
     special = SpecialIds(size=1000, pad_id=0, cls_id=2, sep_id=3, mask_id=4, special_ids=tuple(range(20)))
@@ -354,7 +355,7 @@ import signal, sys, time
 from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import read_manifest
+from pipeline.corpus.manifest import read_manifest
 
 if __name__ == "__main__":
     stops = []

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.corpus.index import ShardTable
 from pipeline.corpus.inspection import InspectConfig, run
+from pipeline.corpus.manifest import read_manifest, write_manifest
 from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.sharding import ShardConfig
 from pipeline.corpus.sharding import run as shard
-from pipeline.corpus.shards import Block, read_blocks, read_manifest, write_manifest, write_shard
+from pipeline.corpus.shards import Block, read_blocks, write_shard
 from pipeline.corpus.verification import verify
 from pipeline.errors import InputError, RunFailed
 
@@ -98,8 +100,8 @@ def test_shards_of_one_label_show_as_many_pairs_as_asked_for(shards: Path) -> No
     first = next(read_blocks(str(shards), manifest.shards[0]))
     for label in (True, False):
         alone = replace(first, random_next=np.full(len(first), label))
-        infos = tuple(write_shard(str(shards), info.name, info.split, alone) for info in manifest.shards)
-        write_manifest(str(shards), replace(manifest, shards=infos))
+        infos = [write_shard(str(shards), info.name, info.split, alone) for info in manifest.shards]
+        write_manifest(str(shards), replace(manifest, shards=ShardTable.of(infos)))
         for wanted in (1, 5):
             shown = run(InspectConfig(folder=str(shards), pairs=wanted))["pairs"]
             assert [pair["random_next"] for pair in shown] == [label] * wanted
@@ -109,7 +111,7 @@ def test_of_a_few_pairs_all_are_shown(shards: Path) -> None:
     manifest = read_manifest(str(shards))
     few = next(read_blocks(str(shards), manifest.shards[0])).take(slice(0, 5))
     info = write_shard(str(shards), "train-00000.tar", "train", few)
-    write_manifest(str(shards), replace(manifest, shards=(info,)))
+    write_manifest(str(shards), replace(manifest, shards=ShardTable.of([info])))
     shown = run(InspectConfig(folder=str(shards), pairs=9))["pairs"]
     assert sorted(pair["row"] for pair in shown) == [0, 1, 2, 3, 4]
 
@@ -177,7 +179,7 @@ def test_verification_finds_missing_strange_and_miscounted_shards(shards: Path) 
 
 
 def test_an_empty_result_is_no_pass(shards: Path) -> None:
-    manifest = replace(read_manifest(str(shards)), shards=())
+    manifest = replace(read_manifest(str(shards)), shards=ShardTable.of([]))
     assert any("names no pairs" in problem for problem in verify(str(shards), manifest))
 
 
@@ -204,7 +206,9 @@ def test_verification_holds_each_pair_to_the_laws(shards: Path, change: Change, 
         name: sum(getattr(each, name) for each in (info, *manifest.shards[1:]))
         for name in ("pairs", "tokens", "random_next")
     }
-    write_manifest(str(shards), replace(manifest, shards=(info, *manifest.shards[1:]), counts=counts))
+    write_manifest(
+        str(shards), replace(manifest, shards=ShardTable.of([info, *manifest.shards[1:]]), counts=counts)
+    )
     problems = verify(str(shards), read_manifest(str(shards)))
     assert len(problems) == (0 if problem is None else len(problems) or 1)
     assert problem is None or any(problem in line for line in problems)
@@ -215,7 +219,7 @@ def test_verification_finds_a_document_on_both_sides_and_pairs_too_long(shards: 
     held_out = next(read_blocks(str(shards), manifest.of_split("validation")[0]))
     info = write_shard(str(shards), "train-00000.tar", "train", held_out)
     settings = manifest.settings | {"max_seq_length": 32}
-    changed = replace(manifest, shards=(info, *manifest.shards[1:]), settings=settings)
+    changed = replace(manifest, shards=ShardTable.of([info, *manifest.shards[1:]]), settings=settings)
     problems = "\n".join(verify(str(shards), changed))
     assert "are in training and in held-out shards" in problems
     assert "are longer than 29 tokens" in problems

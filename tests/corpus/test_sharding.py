@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.corpus.census import held_out_count
-from pipeline.corpus.shards import Manifest, read_blocks, read_manifest
+from pipeline.corpus.manifest import Manifest, read_manifest
+from pipeline.corpus.shards import read_blocks
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.errors import InputError
 

@@ -21,6 +21,7 @@ ROAD = (
         "pipeline.counter_random",
         "pipeline.processes",
         "pipeline.progress",
+        "pipeline.shared_bytes",
         "pipeline.shipped",
         "pipeline.storage",
     ),
