@@ -248,8 +248,8 @@ class OrderPlan:
                 touched = self._blocks_of(*gap)
                 firsts, ends = self.first_samples[:-1][touched], self.first_samples[1:][touched]
                 pairs[touched] -= _overlap(firsts, ends, gap).astype(pairs.dtype)
-            blocks = permutation(key(_BLOCKS, self.seed, self.phase, epoch), len(pairs)).astype(np.int32)
-            layout = _Layout(blocks=blocks, starts=_running(pairs[blocks]), out=out)
+            blocks = permutation(key(_BLOCKS, self.seed, self.phase, epoch), len(pairs))
+            layout = _Layout(blocks=blocks.astype(np.int32), starts=_running(pairs[blocks]), out=out)
             # Two epochs meet in one step at most, and a million shards make a layout of 100 MB.
             while len(self._layouts) > 1:
                 del self._layouts[next(iter(self._layouts))]

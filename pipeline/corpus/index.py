@@ -17,6 +17,7 @@ Example:
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -293,6 +294,13 @@ class ShardTable(Sequence[ShardInfo]):
         """One number of each tar (a view)."""
         column: NDArray[np.int64] = getattr(self._index, name)
         return column[self._span]
+
+    def names(self) -> Iterator[str]:
+        """The tars' names, in order, without the rest of their entries."""
+        index = self._index
+        starts = index.name_starts[self._rows.start : self._rows.stop + 1].tolist()
+        for start, end in pairwise(starts):
+            yield index.names[start:end].tobytes().decode()
 
     def total(self, name: Count) -> int:
         """One number, summed over the tars."""

@@ -259,7 +259,7 @@ def _manifest(
 
 def _remove_strays(output: str, manifest: Manifest) -> None:
     """Remove tars of an earlier attempt whose corpus, and so whose number of shards, was another."""
-    names = {shard.name for shard in manifest.shards}
+    names = set(manifest.shards.names())
     ours = tuple(f"{prefix}-" for prefix in PREFIXES.values())
     for name in os.listdir(output):
         if name.startswith(ours) and name.endswith(".tar") and name not in names:

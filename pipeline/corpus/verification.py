@@ -51,7 +51,7 @@ def _folder_problems(folder: str, manifest: Manifest) -> Iterator[str]:
         stated, summed = manifest.counts.get(what), manifest.shards.total(what)
         if stated != summed:
             yield f"the manifest counts {stated} {what}, its shards {summed}"
-    known = {shard.name for shard in manifest.shards}
+    known = set(manifest.shards.names())
     for path in storage.list_files(folder):
         name = os.path.basename(path)
         if name.endswith(".tar") and name not in known:

@@ -79,6 +79,7 @@ def test_a_table_is_the_sequence_of_its_entries(
         assert len(table) == len(shards)
         assert [table[-1 - place] for place in range(len(shards))] == shards[::-1]
         assert list(table[1:3]) == shards[1:3]
+        assert list(table[1:].names()) == [each.name for each in shards[1:]]
         assert table[1:3] == ShardTable.of(shards[1:3])
         for split in SPLITS:
             assert list(table.of_split(split)) == [each for each in shards if each.split == split]
