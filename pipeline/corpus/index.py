@@ -3,7 +3,7 @@
 In: entries of tars, or the file `index.arrow`. Out: `ShardTable`, a sequence of `ShardInfo` that are built only
 when asked for, and flat numpy columns for those who plan.
 What always holds: equal tables give equal bytes; opening the file reads and copies nothing (a million tars are
-360 MB of it, which all processes of a node share as page cache); a table is sent to another process as the
+310 MB of it, which all processes of a node share as page cache); a table is sent to another process as the
 file's place and its rows; the tars of a split are neighbours.
 
 The file is one Arrow IPC file, uncompressed, of one record batch: `name`, `split` (dictionary), `bytes`, `hash`,
@@ -326,35 +326,33 @@ class ShardTable(Sequence[ShardInfo]):
 
     def names_and_hashes(self) -> Iterator[bytes]:
         """The UTF-8 of the JSON `[["NAME","HASH"],…]` (names as bertpipe gives them), in pieces."""
-        yield b"["
-        for start in range(self._rows.start, self._rows.stop, _ROWS_AT_ONCE):
-            piece = _json_rows(self._index, slice(start, min(start + _ROWS_AT_ONCE, self._rows.stop)))
-            last = start + _ROWS_AT_ONCE >= self._rows.stop
-            yield piece[:-1].tobytes() if last else piece.tobytes()
-        yield b"]"
+        index, rows = self._index, self._rows
+        lengths = np.diff(index.name_starts[rows.start : rows.stop + 1])
+        # Neighbours' names are mostly of one length, and then their rows are a matrix. As Python's strings, a
+        # million of them would take seconds at every start.
+        cuts = [0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(rows)]
+        comma = b"["
+        for first, last in pairwise(cuts):
+            for start in range(rows.start + first, rows.start + last, _ROWS_AT_ONCE):
+                stop = min(start + _ROWS_AT_ONCE, rows.start + last)
+                yield comma
+                yield _json_rows(index, start, stop).tobytes()[:-1]
+                comma = b","
+        yield b"]" if len(rows) else b"[]"
 
 
 _HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint8).reshape(256, 2)
 
 
-def _json_rows(index: Columns, rows: slice) -> U8:
-    """`["NAME","HASH"],` for each row; a million of them as Python's strings take seconds at every start."""
-    name_starts = index.name_starts[rows.start : rows.stop + 1].astype(np.int64)
-    lengths = np.diff(name_starts)
-    before, between, after = b'["', b'","', b'"],'
-    ends = np.cumsum(lengths + len(before + between + after) + 2 * HASH_BYTES)
-    out = np.empty(int(ends[-1]), np.uint8)
-
-    def put(at: NDArray[np.int64], text: bytes) -> NDArray[np.int64]:
-        for place, byte in enumerate(text):
-            out[at + place] = byte
-        return at + len(text)
-
-    names = put(np.concatenate([[0], ends[:-1]]), before)
-    shift = np.repeat(names - name_starts[:-1], lengths)
-    places = np.arange(name_starts[0], name_starts[-1])
-    out[places + shift] = index.names[name_starts[0] : name_starts[-1]]
-    hashes = put(names + lengths, between)
-    out[hashes[:, None] + np.arange(2 * HASH_BYTES)] = _HEX[index.hashes[rows]].reshape(-1, 2 * HASH_BYTES)
-    put(hashes + 2 * HASH_BYTES, after)
-    return out
+def _json_rows(index: Columns, start: int, stop: int) -> U8:
+    """`["NAME","HASH"],` for each of some rows whose names are equally long."""
+    names = index.names[index.name_starts[start] : index.name_starts[stop]]
+    parts = (b'["', names, b'","', _HEX[index.hashes[start:stop]], b'"],')
+    count = stop - start
+    columns = [
+        np.broadcast_to(np.frombuffer(part, np.uint8), (count, len(part)))
+        if isinstance(part, bytes)
+        else part.reshape(count, -1)
+        for part in parts
+    ]
+    return np.concatenate(columns, axis=1)

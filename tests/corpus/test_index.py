@@ -1,5 +1,6 @@
 """The index of a shard folder: a contract in bytes, and a table that behaves as the list of its entries."""
 
+import json
 import os
 import pickle
 import sys
@@ -99,6 +100,13 @@ def test_the_flat_columns_are_those_of_the_entries(shards: list[ShardInfo], data
     for name in ("bytes", "pairs", "tokens", "random_next"):
         assert table.column(name).tolist() == [getattr(each, name) for each in these]
         assert table.total(name) == sum(getattr(each, name) for each in these)
+
+
+@given(entries(), st.integers(0, 8))
+def test_names_and_hashes_are_told_as_json_tells_them(shards: list[ShardInfo], first: int) -> None:
+    told = b"".join(ShardTable.of(shards)[first:].names_and_hashes())
+    wanted = [[each.name, each.hash] for each in shards[first:]]
+    assert told == json.dumps(wanted, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 @given(entries())
