@@ -29,7 +29,7 @@ from pipeline.shared_bytes import SharedBytes
 
 HASH_BYTES = 16
 _HASH = pa.binary(HASH_BYTES)
-_ROWS_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 1 << 13
 
 Count = Literal["bytes", "pairs", "tokens", "random_next"]
 _COUNTS: tuple[Count, ...] = ("bytes", "pairs", "tokens", "random_next")

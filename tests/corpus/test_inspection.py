@@ -19,6 +19,7 @@ from pipeline.corpus.sharding import run as shard
 from pipeline.corpus.shards import Block, read_blocks, write_shard
 from pipeline.corpus.verification import verify
 from pipeline.errors import InputError, RunFailed
+from workshop.shard_folders import make_format_1
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,16 @@ def test_json_is_one_object_and_nothing_else(made: Path, capsys: pytest.CaptureF
     assert stated["hash"] == report["hash"] == read_manifest(str(made)).hash
     assert stated["verified"] == {"shards": 3, "problems": []}
     assert set(stated["splits"]) == {"train", "validation"}
+    assert "train-00000.tar" not in json.dumps({**stated, "pairs": []}), "a million tars are no report"
+
+
+def test_a_folder_of_format_1_is_the_same_to_look_at(made: Path, shards: Path) -> None:
+    reports = []
+    make_format_1(shards)
+    for folder in (made, shards):
+        reports.append(run(InspectConfig(folder=str(folder), verify=True)))
+    older = {"folder": str(shards), "format_version": 1}
+    assert reports[1] == reports[0] | older
 
 
 def test_another_vocabulary_is_refused_and_a_missing_one_shows_no_words(
