@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader
 from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.index import ShardTable
 from pipeline.corpus.manifest import Manifest
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import Block, write_shard
 
 VOCABULARY = 30_522

@@ -36,8 +36,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 from pipeline.batches.order import OrderPlan
 from pipeline.batches.phase_order import order_plan
 from pipeline.batches.share import Share
-from pipeline.corpus.index import Columns, ShardTable
+from pipeline.corpus.index import Columns
 from pipeline.corpus.manifest import INDEX, Manifest, read_manifest, write_manifest
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import BLOCK_PAIRS, ShardInfo
 from pipeline.counter_random import draw, key, unit
 

@@ -24,7 +24,7 @@ from pipeline.batches.microbatch import BUCKETS, Buckets, pack, packed_size
 from pipeline.batches.sequences import Sequences, join
 from pipeline.batches.share import Share
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.index import ShardTable
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.errors import RunFailed
 
 # Tokens that are masked and handed over together: enough that numpy's cost a call is small, few enough to stay

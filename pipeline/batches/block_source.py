@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 
 from pipeline import storage
-from pipeline.corpus.index import ShardTable
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import Block, read_block_from
 from pipeline.errors import RunFailed
 from pipeline.progress import say

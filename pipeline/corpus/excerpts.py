@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import counter_random
-from pipeline.corpus.index import ShardTable
 from pipeline.corpus.manifest import Manifest
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import ShardInfo, read_block
 from pipeline.corpus.vocabulary import Vocabulary
 

@@ -20,9 +20,9 @@ import numpy as np
 from pipeline import counter_random, storage
 from pipeline.corpus.casing import marks_notice
 from pipeline.corpus.excerpts import excerpts
-from pipeline.corpus.index import ShardTable
 from pipeline.corpus.manifest import Manifest, read_manifest
 from pipeline.corpus.pairs import SPECIAL_TOKENS
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import SPLITS, read_block
 from pipeline.corpus.tally import dropped, text_read, unknown_note
 from pipeline.corpus.verification import verify

@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any
 
 from pipeline import storage
-from pipeline.corpus.index import ShardTable
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import ShardInfo, Split
 from pipeline.errors import InputError
 from pipeline.lineage import hash_bytes, hash_pieces

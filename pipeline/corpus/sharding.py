@@ -23,13 +23,13 @@ from pipeline import storage
 from pipeline.corpus import census, sources, tally, vocab
 from pipeline.corpus.agreement import check_finished, check_plan, check_whole, identity
 from pipeline.corpus.executor import open_executor, run_tasks
-from pipeline.corpus.index import ShardTable
 from pipeline.corpus.manifest import Manifest, read_manifest, write_manifest
 from pipeline.corpus.mapper import MapTask, Spill, map_split, read_spill
 from pipeline.corpus.pairs import PairOptions
 from pipeline.corpus.reducer import Reduced, ReduceTask, read_reduced, reduce_partition
 from pipeline.corpus.sentences import rules_notice
 from pipeline.corpus.shard_config import ShardConfig
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import PREFIXES
 from pipeline.corpus.splits import Split, find_splits
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.corpus.index import Count
 from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.pairs import SPECIAL_TOKENS
+from pipeline.corpus.shard_table import Count
 from pipeline.corpus.shards import SPLITS, Block, ShardInfo, read_block
 from pipeline.errors import RunFailed
 from pipeline.progress import Progress

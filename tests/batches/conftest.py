@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.index import ShardTable
 from pipeline.corpus.manifest import Manifest, write_manifest
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import PREFIXES, Block, ShardInfo, Split, write_shard
 
 VOCABULARY = 1000

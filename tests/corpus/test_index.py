@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import storage
-from pipeline.corpus.index import ShardTable
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import SPLITS, ShardInfo
 from pipeline.errors import RunFailed
 from pipeline.lineage import hash_bytes

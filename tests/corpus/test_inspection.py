@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.corpus.index import ShardTable
 from pipeline.corpus.inspection import InspectConfig, run
 from pipeline.corpus.manifest import read_manifest, write_manifest
 from pipeline.corpus.readers import ReadOptions
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.sharding import ShardConfig
 from pipeline.corpus.sharding import run as shard
 from pipeline.corpus.shards import Block, read_blocks, write_shard

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.corpus.index import ShardTable
 from pipeline.corpus.manifest import Manifest, read_manifest, write_manifest
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import ShardInfo
 from pipeline.errors import InputError
 from pipeline.lineage import hash_bytes, hash_json

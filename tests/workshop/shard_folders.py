@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pipeline.corpus.index import ShardTable
 from pipeline.corpus.manifest import INDEX, MANIFEST, read_manifest, write_manifest
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import ShardInfo
 
 
