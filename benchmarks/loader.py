@@ -32,7 +32,9 @@ from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
 from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import Block, Manifest, write_shard
+from pipeline.corpus.manifest import Manifest
+from pipeline.corpus.shard_table import ShardTable
+from pipeline.corpus.shards import Block, write_shard
 
 VOCABULARY = 30_522
 BATCH = 256
@@ -170,7 +172,7 @@ def loading_rows(
         corpus={},
         counts={},
         versions={},
-        shards=(shard,),
+        shards=ShardTable.of([shard]),
     )
     plain = os.path.join(folder, "plain.tar")
     with webdataset.TarWriter(plain, encoder=False, mtime=0) as tar:

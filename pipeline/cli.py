@@ -191,7 +191,7 @@ def vocab(corpus: tuple[str, ...], output: str, **settings: Any) -> None:
 @click.option("--validation-fraction", default=0.01, show_default=True, help="Share of documents held out.")
 @click.option("--seed", default=1, show_default=True)
 def shard(corpus: tuple[str, ...], output: str, **settings: Any) -> None:
-    """Turn CORPUS into sentence-pair WebDataset tars and manifest.json."""
+    """Turn CORPUS into sentence-pair WebDataset tars, index.arrow and manifest.json."""
     from pipeline.corpus.sharding import ShardConfig, run
 
     read = _read_options(settings)

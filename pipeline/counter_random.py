@@ -18,6 +18,8 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
 
+_PIECE = 1 << 15
+
 U64 = NDArray[np.uint64]
 
 
@@ -56,8 +58,24 @@ def draw(draw_key: int, counters: NDArray[np.integer]) -> U64:
 
 
 def permutation(draw_key: int, size: int) -> NDArray[np.int64]:
-    """The numbers 0 … size − 1 in an order that is a function of (draw_key, size)."""
-    return np.argsort(draw(draw_key, np.arange(size)), kind="stable").astype(np.int64, copy=False)
+    """The numbers 0 … size − 1 in an order that is a function of (draw_key, size): that of their draws."""
+    # Sorted as one: a draw's upper bits with the number it is of. An argsort of nine million draws takes six times
+    # as long and twice the memory. In pieces that stay in a core's caches.
+    bits = np.uint64(max(0, size - 1).bit_length())
+    mask = np.uint64((1 << int(bits)) - 1)
+    keys = np.empty(size, np.uint64)
+    for start in range(0, size, _PIECE):
+        numbers = np.arange(start, min(start + _PIECE, size))
+        keys[start : start + _PIECE] = (draw(draw_key, numbers) & ~mask) | numbers.astype(np.uint64)
+    keys.sort()
+    # Where upper bits are the same (40 pairs of nine million), the lower ones decide.
+    same = np.flatnonzero((keys[1:] ^ keys[:-1]) <= mask)
+    keys &= mask
+    order = keys.view(np.int64)
+    if len(same):
+        tied = np.union1d(same, same + 1)
+        order[tied] = order[tied][np.argsort(draw(draw_key, order[tied]), kind="stable")]
+    return order
 
 
 def unit(bits: U64) -> NDArray[np.float64]:

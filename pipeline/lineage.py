@@ -8,6 +8,7 @@ Example:
 """
 
 import json
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -19,9 +20,17 @@ import pipeline
 _LIBRARIES = ("numpy", "pyarrow", "sentencex", "tokenizers", "webdataset")
 
 
-def hash_bytes(data: bytes) -> str:
+def hash_bytes(data: bytes | memoryview) -> str:
     """The hexadecimal xxh3-128 of `data`."""
     return xxhash.xxh3_128_hexdigest(data)
+
+
+def hash_pieces(pieces: Iterable[bytes]) -> str:
+    """The hash of what `pieces` come to, joined."""
+    state = xxhash.xxh3_128()
+    for piece in pieces:
+        state.update(piece)
+    return state.hexdigest()
 
 
 def hash_json(value: Any) -> str:

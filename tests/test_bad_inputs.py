@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipeline.corpus.shards import read_manifest
+from pipeline.corpus.manifest import read_manifest
 from pipeline.training.metrics import read_metrics
 from pipeline.training.world import local_devices
 from workshop import bad_inputs
@@ -101,6 +101,7 @@ TABLE = [
     Row("inspect VOCAB", "manifest.json", INSPECT),
     Row("inspect NOJSON", "is no JSON", INSPECT),
     Row("inspect NEWER", "format 99", INSPECT),
+    Row("inspect CUTINDEX", "index.arrow has", INSPECT),
     Row("inspect CUT --verify", "train-00000.tar", VERIFY, 1),
     Row("inspect FLIPPED --verify", "train-00000.tar", VERIFY, 1),
     Row("inspect TARLESS --verify", "train-00000.tar cannot be read", VERIFY, 1),
@@ -134,6 +135,7 @@ TABLE = [
     # The run: its shards, its ranks, its folder.
     Row("pretrain good.yaml phases.0.shards=nowhere", "nowhere does not exist", PRETRAIN),
     Row("pretrain good.yaml phases.0.shards=NEWER", "format 99", PRETRAIN),
+    Row("pretrain good.yaml phases.0.shards=INDEXLESS", "index.arrow is missing, its manifest", PRETRAIN),
     Row("pretrain good.yaml phases.0.shards=NOVOCAB", "vocab.txt", PRETRAIN),
     Row("pretrain good.yaml phases.0.shards=OTHERVOCAB", "0" * 32, PRETRAIN),
     Row("pretrain good.yaml phases.0.shards=TRAINONLY", "set evaluate.every=0", PRETRAIN),

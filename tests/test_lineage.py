@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import yaml
 from safetensors import safe_open
 
 from pipeline import storage
-from pipeline.corpus.shards import read_manifest
+from pipeline.corpus.manifest import read_manifest
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.release.convert import ConvertConfig
 from pipeline.release.convert import run as convert
+from workshop.shard_folders import list_other_shards
 
 # One test process makes the road, once.
 pytestmark = pytest.mark.xdist_group("lineage")
@@ -100,23 +102,24 @@ def test_a_broken_link_is_refused_with_both_values(road: Path, cli: Any, command
     name, _, key = changed.partition(":")
     path = road / name
     before = path.read_text()
+    index = (road / "SHARDS" / "index.arrow").read_bytes()
     siblings = {p: p.read_text() for p in path.parent.glob("tokenizer.json")}
     if name.endswith("vocab.txt"):
         # Of equal length, so that nothing but the content tells.
         path.write_text(before.replace("\n[MASK]\n", "\nMASK~~\n") if "RUN" in name else before + "~~~\n")
         for sibling in () if "RUN" in name else siblings:
             sibling.unlink()
+    elif key:
+        list_other_shards(path.parent, lambda tars: [replace(tars[0], **{key: "0" * 32}), *tars[1:]])
     else:
         manifest = json.loads(before)
-        if key:
-            manifest["shards"][0][key] = "0" * 32
-        else:
-            manifest["vocabulary"]["hash"] = "0" * 32
+        manifest["vocabulary"]["hash"] = "0" * 32
         path.write_text(json.dumps(manifest))
     try:
         refused = cli(*command.split(), cwd=road)
     finally:
         path.write_text(before)
+        (road / "SHARDS" / "index.arrow").write_bytes(index)
         for sibling, text in siblings.items():
             sibling.write_text(text)
     assert refused.returncode in (1, 2), refused.stderr

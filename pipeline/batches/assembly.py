@@ -25,7 +25,7 @@ from pipeline.batches.order import WINDOW
 from pipeline.batches.sequences import Sequences, join
 from pipeline.batches.share import Share
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import ShardInfo
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.errors import RunFailed
 
 # Tokens that are masked and handed over together: enough that numpy's cost a call is small, few enough to stay
@@ -48,7 +48,7 @@ class Assembly:
     damage: as `BlockSource` has it
     """
 
-    folders: tuple[tuple[str, tuple[ShardInfo, ...]], ...]
+    folders: tuple[tuple[str, ShardTable], ...]
     share: Share
     masking: MaskingConfig
     special: SpecialIds

@@ -20,6 +20,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from pipeline import storage
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import Block, ShardInfo, read_block_from
 from pipeline.errors import RunFailed
 from pipeline.progress import say
@@ -41,12 +42,11 @@ class BlockSource:
     damage: `error`, or `skip`: a block that cannot be read is said aloud, and its pairs are empty ones
     """
 
-    def __init__(self, folders: Sequence[tuple[str, Sequence[ShardInfo]]], damage: str = "error") -> None:
+    def __init__(self, folders: Sequence[tuple[str, ShardTable]], damage: str = "error") -> None:
         self._damage = damage
         self._lost: set[int] = set()
-        self._shards = [(folder, shard) for folder, shards in folders for shard in shards]
-        counts = [len(shard.block_pairs) for _, shard in self._shards]
-        self._first_blocks = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._folders = folders
+        self._ends = np.cumsum([shards.blocks for _, shards in folders])
         self._pending: dict[int, Future[Block]] = {}
         self._readers: _Readers | None = None
 
@@ -114,9 +114,11 @@ class BlockSource:
 
     def _locate(self, number: int) -> tuple[str, ShardInfo, int]:
         """The path of a block's tar, what the manifest says of it, and the block's number in it."""
-        index = int(np.searchsorted(self._first_blocks, number, side="right")) - 1
-        folder, shard = self._shards[index]
-        return storage.join(folder, shard.name), shard, number - int(self._first_blocks[index])
+        which = int(np.searchsorted(self._ends, number, side="right"))
+        folder, shards = self._folders[which]
+        row, block = shards.locate_block(number - (int(self._ends[which - 1]) if which else 0))
+        shard = shards[row]
+        return storage.join(folder, shard.name), shard, block
 
     def _attempt(self, number: int) -> Block:
         path, shard, block = self._locate(number)

@@ -18,7 +18,8 @@ from pipeline.batches.microbatch import BUCKETS, Buckets, MicroBatch, empty_micr
 from pipeline.batches.order import OrderPlan
 from pipeline.batches.sequences import lay_out
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import Block, Manifest
+from pipeline.corpus.manifest import Manifest
+from pipeline.corpus.shards import Block
 from pipeline.counter_random import key
 from pipeline.errors import InputError
 
@@ -49,8 +50,7 @@ def held_out_micro_batches(
     if sequences < 1 or micro_batch < 1:
         raise InputError(f"sequences is {sequences} and micro_batch {micro_batch}; both must be at least 1")
     seed = key(_HELD_OUT, seed)
-    pairs = [count for shard in shards for count in shard.block_pairs]
-    plan = OrderPlan(block_pairs=pairs, seed=seed, phase=0, lanes=1, global_batch=1)
+    plan = OrderPlan(block_pairs=shards.block_pairs, seed=seed, phase=0, lanes=1, global_batch=1)
     count = min(sequences, plan.samples)
     a_rank = -(-count // (micro_batch * world_size))
     return _micro_batches(

@@ -31,7 +31,7 @@ def phase_order(
             )
 
     def plan(source: Source, batch: int) -> OrderPlan:
-        pairs = [count for shard in source.manifest.of_split("train") for count in shard.block_pairs]
+        pairs = source.manifest.of_split("train").block_pairs
         return OrderPlan(block_pairs=pairs, seed=seed, phase=phase, lanes=lanes, global_batch=batch)
 
     if len(sources) == 1:

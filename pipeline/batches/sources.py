@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.corpus.shards import Manifest, read_manifest
+from pipeline.corpus.manifest import Manifest, read_manifest
 from pipeline.phase import Phase
 
 

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from pipeline import storage
-from pipeline.corpus.shards import Manifest
+from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError
 from pipeline.lineage import difference, library_versions
@@ -71,12 +71,12 @@ def check_whole(output: str, manifest: Manifest, vocabulary: str) -> None:
     The tars' bytes are not read: that is `bertpipe inspect --verify`.
     """
     remedy = f"restore it, or delete {output} and run again"
-    for shard in manifest.shards:
-        path = os.path.join(output, shard.name)
+    for name, size in zip(manifest.shards.names(), manifest.shards.column("bytes").tolist(), strict=True):
+        path = os.path.join(output, name)
         if not os.path.isfile(path):
             raise InputError(f"{path} is missing, its manifest names it; {remedy}")
-        if (found := os.path.getsize(path)) != shard.bytes:
-            raise InputError(f"{path} has {found} bytes, its manifest says {shard.bytes}; {remedy}")
+        if (found := os.path.getsize(path)) != size:
+            raise InputError(f"{path} has {found} bytes, its manifest says {size}; {remedy}")
     try:
         found_hash = load_vocabulary(vocabulary).hash
     except InputError as error:

@@ -11,8 +11,13 @@ Example:
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline import counter_random
-from pipeline.corpus.shards import Manifest, ShardInfo, read_block
+from pipeline.corpus.manifest import Manifest
+from pipeline.corpus.shard_table import ShardTable
+from pipeline.corpus.shards import ShardInfo, read_block
 from pipeline.corpus.vocabulary import Vocabulary
 
 _TRIES = 20  # pairs looked at for each one wanted, so that both labels are shown
@@ -25,8 +30,9 @@ def excerpts(
     wanted = {True: pairs // 2, False: pairs - pairs // 2}
     chosen: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
-    for place in _places(sum(shard.pairs for shard in manifest.shards), pairs, seed) if pairs else ():
-        pair = _excerpt(folder, *_locate(manifest, place), vocabulary)
+    ends = np.cumsum(manifest.shards.column("pairs"))
+    for place in _places(manifest.shards.total("pairs"), pairs, seed) if pairs else ():
+        pair = _excerpt(folder, *_locate(manifest.shards, ends, place), vocabulary)
         if wanted[pair["random_next"]]:
             wanted[pair["random_next"]] -= 1
             chosen.append(pair)
@@ -70,14 +76,13 @@ def _excerpt(
     }
 
 
-def _locate(manifest: Manifest, place: int) -> tuple[ShardInfo, int, int]:
-    """The shard, block and row of the pair at `place` among all."""
-    for shard in manifest.shards:
-        if place >= shard.pairs:
-            place -= shard.pairs
-            continue
-        for index, pairs in enumerate(shard.block_pairs):
-            if place < pairs:
-                return shard, index, place
-            place -= pairs
+def _locate(shards: ShardTable, ends: NDArray[np.int64], place: int) -> tuple[ShardInfo, int, int]:
+    """The shard, block and row of the pair at `place` among all; `ends`: the pairs up to each shard's end."""
+    number = int(np.searchsorted(ends, place, side="right"))
+    shard = shards[number]
+    place -= int(ends[number]) - shard.pairs
+    for index, pairs in enumerate(shard.block_pairs):
+        if place < pairs:
+            return shard, index, place
+        place -= pairs
     raise ValueError("the place lies beyond the shards' pairs")

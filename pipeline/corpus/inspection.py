@@ -12,7 +12,7 @@ Example:
 import json
 import shutil
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,10 @@ import numpy as np
 from pipeline import counter_random, storage
 from pipeline.corpus.casing import marks_notice
 from pipeline.corpus.excerpts import excerpts
+from pipeline.corpus.manifest import Manifest, read_manifest
 from pipeline.corpus.pairs import SPECIAL_TOKENS
-from pipeline.corpus.shards import SPLITS, Manifest, ShardInfo, read_block, read_manifest
+from pipeline.corpus.shard_table import ShardTable
+from pipeline.corpus.shards import SPLITS, read_block
 from pipeline.corpus.tally import dropped, text_read, unknown_note
 from pipeline.corpus.verification import verify
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
@@ -104,28 +106,26 @@ def _vocabulary(config: InspectConfig, manifest: Manifest) -> Vocabulary | None:
 
 def _described(folder: str, manifest: Manifest) -> dict[str, Any]:
     """All that the manifest alone says."""
-    stated = asdict(manifest)
-    del stated["shards"]
     return {
         "folder": folder,
         "hash": manifest.hash,
-        **stated,
+        **manifest.stated(),
         "splits": {
             split: _side(manifest, shards) for split in SPLITS if (shards := manifest.of_split(split))
         },
     }
 
 
-def _side(manifest: Manifest, shards: tuple[ShardInfo, ...]) -> dict[str, Any]:
-    pairs, tokens = sum(shard.pairs for shard in shards), sum(shard.tokens for shard in shards)
+def _side(manifest: Manifest, shards: ShardTable) -> dict[str, Any]:
+    pairs, tokens = shards.total("pairs"), shards.total("tokens")
     mean = tokens / max(1, pairs) + SPECIAL_TOKENS
     return {
         "shards": len(shards),
-        "blocks": sum(len(shard.block_pairs) for shard in shards),
-        "bytes": sum(shard.bytes for shard in shards),
+        "blocks": shards.blocks,
+        "bytes": shards.total("bytes"),
         "pairs": pairs,
         "tokens": tokens,
-        "random_share": sum(shard.random_next for shard in shards) / max(1, pairs),
+        "random_share": shards.total("random_next") / max(1, pairs),
         "mean_length": mean,
         "fill": mean / manifest.max_seq_length,
     }
@@ -133,12 +133,12 @@ def _side(manifest: Manifest, shards: tuple[ShardInfo, ...]) -> dict[str, Any]:
 
 def _lengths(config: InspectConfig, manifest: Manifest) -> dict[str, Any]:
     """A histogram of sequence lengths, special tokens included, over a sample of blocks."""
-    blocks = [(shard, index) for shard in manifest.shards for index in range(len(shard.block_pairs))]
-    order = counter_random.permutation(counter_random.key(config.seed), len(blocks))[:_SAMPLED_BLOCKS]
+    shards = manifest.shards
+    order = counter_random.permutation(counter_random.key(config.seed), shards.blocks)[:_SAMPLED_BLOCKS]
     edges = np.unique(np.linspace(0, manifest.max_seq_length, _BINS + 1).round().astype(np.int64))
     counts = np.zeros(len(edges) - 1, np.int64)
-    for place in order.tolist():
-        lengths = read_block(config.folder, *blocks[place]).lengths + SPECIAL_TOKENS
+    for row, index in map(shards.locate_block, order.tolist()):
+        lengths = read_block(config.folder, shards[row], index).lengths + SPECIAL_TOKENS
         counts += np.histogram(lengths, bins=edges + 1)[0]  # a bin holds lengths edge + 1 … next edge
     return {
         "pairs": int(counts.sum()),

@@ -1,7 +1,7 @@
 """The stage `bertpipe shard`: corpus → sentence-pair shards, by map, shuffle and reduce.
 
 In: text files and a vocabulary (without one, it is trained on the same corpus first). Out: a folder with
-`train-*.tar`, `val-*.tar`, `vocab/` and `manifest.json`.
+`train-*.tar`, `val-*.tar`, `vocab/`, `index.arrow` and `manifest.json`.
 What always holds: the tars' bytes are a function of the corpus's content, the vocabulary, the settings and
 the libraries' versions, not of workers, files' names and order, or restarts; whatever kills the command, the
 same command continues; a folder made otherwise is refused and not touched; memory is bounded by a partition.
@@ -23,12 +23,14 @@ from pipeline import storage
 from pipeline.corpus import census, sources, tally, vocab
 from pipeline.corpus.agreement import check_finished, check_plan, check_whole, identity
 from pipeline.corpus.executor import open_executor, run_tasks
+from pipeline.corpus.manifest import Manifest, read_manifest, write_manifest
 from pipeline.corpus.mapper import MapTask, Spill, map_split, read_spill
 from pipeline.corpus.pairs import PairOptions
 from pipeline.corpus.reducer import Reduced, ReduceTask, read_reduced, reduce_partition
 from pipeline.corpus.sentences import rules_notice
 from pipeline.corpus.shard_config import ShardConfig
-from pipeline.corpus.shards import PREFIXES, Manifest, read_manifest, write_manifest
+from pipeline.corpus.shard_table import ShardTable
+from pipeline.corpus.shards import PREFIXES
 from pipeline.corpus.splits import Split, find_splits
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.corpus.work_folder import WorkFolder, is_finished, remove_leftovers
@@ -251,13 +253,13 @@ def _manifest(
         corpus=corpus | files,
         counts=counts,
         versions=library_versions(),
-        shards=tuple(each.shard for each in reduced),
+        shards=ShardTable.of([each.shard for each in reduced]),
     )
 
 
 def _remove_strays(output: str, manifest: Manifest) -> None:
     """Remove tars of an earlier attempt whose corpus, and so whose number of shards, was another."""
-    names = {shard.name for shard in manifest.shards}
+    names = set(manifest.shards.names())
     ours = tuple(f"{prefix}-" for prefix in PREFIXES.values())
     for name in os.listdir(output):
         if name.startswith(ours) and name.endswith(".tar") and name not in names:

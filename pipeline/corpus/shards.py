@@ -1,10 +1,10 @@
-"""The shard format: WebDataset tars whose samples are Arrow blocks of sentence pairs, and their manifest.
+"""The shard format: WebDataset tars whose samples are Arrow blocks of sentence pairs.
 
-In: tables of pairs. Out: `train-00000.tar …`, `val-00000.tar …` and `manifest.json`, and back again.
+In: tables of pairs. Out: `train-00000.tar …`, `val-00000.tar …` with their entries for the index, and back again.
 A tar holds members `<shard>-<block>.arrow`, each one Arrow IPC file of up to 1,024 pairs: a member a pair
 would take 8–16 times the bytes and read 80–290 times slower (benchmarks/LOG.md).
 What always holds: equal pairs give equal bytes (fixed member times, owners and order); every block has its
-offset, count and hash in the manifest, so that a loader plans and checks without opening a tar.
+offset, count and hash in its tar's entry, so that a loader plans and checks without opening a tar.
 
 Columns of a block: `tokens` list<uint16 | uint32> (segment A then B, no special tokens added), `a_length`
 uint16, `random_next` bool (BERT's label 1), `document_a`, `document_b` uint64 (content hashes).
@@ -15,7 +15,7 @@ Example:
 
 import io
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import IO, Any, Literal, get_args
 
 import numpy as np
@@ -23,12 +23,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.errors import InputError, RunFailed
-from pipeline.lineage import hash_bytes, hash_json
+from pipeline.errors import RunFailed
+from pipeline.lineage import hash_bytes
 
-FORMAT_VERSION = 1
 BLOCK_PAIRS = 1024
-MANIFEST = "manifest.json"
 # A frozen clock and owner: equal content, equal bytes.
 _MEMBER_TIME = 0
 _TAR_RECORD = 512
@@ -84,7 +82,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
-    """One tar as the manifest knows it; the `block_*` tuples have one entry a block.
+    """One tar as the index knows it; the `block_*` tuples have one entry a block.
 
     block_offsets: byte at which the block's tar member begins
     block_hashes: xxh3-128 of the block's bytes
@@ -111,77 +109,10 @@ class ShardInfo:
         return f"{self.name.removesuffix('.tar')}-{index:05d}.arrow"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a shard folder holds and what it was made from."""
-
-    settings: dict[str, Any]
-    vocabulary: dict[str, Any]
-    corpus: dict[str, Any]
-    counts: dict[str, Any]
-    versions: dict[str, str]
-    shards: tuple[ShardInfo, ...]
-    format_version: int = FORMAT_VERSION
-
-    def of_split(self, split: Split) -> tuple[ShardInfo, ...]:
-        """The tars of one side, in order."""
-        return tuple(shard for shard in self.shards if shard.split == split)
-
-    def pairs(self, split: Split) -> int:
-        """How many pairs one side holds."""
-        return sum(shard.pairs for shard in self.of_split(split))
-
-    @property
-    def max_seq_length(self) -> int:
-        """Tokens of the longest pair these shards may hold, its three special tokens included."""
-        return int(self.settings["max_seq_length"])
-
-    @property
-    def hash(self) -> str:
-        """The identity of the pairs: equal for equal tars, wherever they lie."""
-        return hash_json([self.vocabulary["hash"], [[shard.name, shard.hash] for shard in self.shards]])
-
-
-def read_manifest(folder: str) -> Manifest:
-    """The manifest of a shard folder.
-
-    Raises InputError where the folder is none, is unfinished, or was written by a newer bertpipe.
-    """
-    path = storage.join(folder, MANIFEST)
-    if not storage.exists(folder):
-        raise InputError(f"{folder} does not exist; make shards with: bertpipe shard CORPUS… -o {folder}")
-    if not storage.exists(path):
-        raise InputError(f"{folder} holds no {MANIFEST}; finish it by running its `bertpipe shard` again")
-    value = storage.read_json(path)
-    version = value.get("format_version") if isinstance(value, dict) else None
-    if not isinstance(version, int):
-        raise InputError(f"{path} is no manifest of bertpipe: it has no format_version")
-    if version > FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format {version}, this bertpipe reads up to {FORMAT_VERSION}; upgrade it"
-        )
-    try:
-        tuples = ("block_offsets", "block_pairs", "block_hashes")
-        shards = tuple(
-            ShardInfo(**(shard | {name: tuple(shard[name]) for name in tuples}))
-            for shard in value.pop("shards")
-        )
-        return Manifest(**value, shards=shards)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}); run `bertpipe shard` again into an empty folder"
-        ) from error
-
-
-def write_manifest(folder: str, manifest: Manifest) -> None:
-    """Write `manifest.json`: the mark that the folder is whole."""
-    storage.write_json(storage.join(folder, MANIFEST), asdict(manifest))
-
-
 def write_shard(folder: str, name: str, split: Split, pairs: Block) -> ShardInfo:
     """Cut `pairs` into blocks and write them as the tar `folder/name`, whole or not at all.
 
-    Returns the tar's entry for the manifest. Raises RunFailed where the disk refuses.
+    Returns the tar's entry for the index. Raises RunFailed where the disk refuses.
     """
     from webdataset.writer import TarWriter
 

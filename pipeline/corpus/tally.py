@@ -14,10 +14,11 @@ from typing import Any
 
 from pipeline.corpus.casing import Letters, marks_notice
 from pipeline.corpus.documents import Fingerprint
+from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.mapper import Spill
 from pipeline.corpus.pairs import PairCounts
 from pipeline.corpus.reducer import Reduced
-from pipeline.corpus.shards import SPLITS, Manifest
+from pipeline.corpus.shards import SPLITS
 from pipeline.errors import InputError
 from pipeline.progress import duration
 

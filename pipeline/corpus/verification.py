@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.pairs import SPECIAL_TOKENS
-from pipeline.corpus.shards import SPLITS, Block, Manifest, ShardInfo, read_block
+from pipeline.corpus.shard_table import Count
+from pipeline.corpus.shards import SPLITS, Block, ShardInfo, read_block
 from pipeline.errors import RunFailed
 from pipeline.progress import Progress
 
@@ -42,13 +44,14 @@ def verify(folder: str, manifest: Manifest) -> list[str]:
 
 
 def _folder_problems(folder: str, manifest: Manifest) -> Iterator[str]:
-    if not sum(shard.pairs for shard in manifest.shards):
+    if not manifest.shards.total("pairs"):
         yield "the manifest names no pairs; an empty result is none"
-    for name in ("pairs", "tokens", "random_next"):
-        stated, summed = manifest.counts.get(name), sum(getattr(shard, name) for shard in manifest.shards)
+    counted: tuple[Count, ...] = ("pairs", "tokens", "random_next")
+    for what in counted:
+        stated, summed = manifest.counts.get(what), manifest.shards.total(what)
         if stated != summed:
-            yield f"the manifest counts {stated} {name}, its shards {summed}"
-    known = {shard.name for shard in manifest.shards}
+            yield f"the manifest counts {stated} {what}, its shards {summed}"
+    known = set(manifest.shards.names())
     for path in storage.list_files(folder):
         name = os.path.basename(path)
         if name.endswith(".tar") and name not in known:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from pipeline import storage
-from pipeline.corpus.shards import MANIFEST
+from pipeline.corpus.manifest import MANIFEST
 from pipeline.errors import InputError, RunFailed
 
 _WORK = ".work"

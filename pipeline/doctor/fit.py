@@ -16,7 +16,7 @@ from model.config import ModelConfig
 from model.counts import parameter_count
 from pipeline.batches.order import OrderPlan
 from pipeline.batches.share import Share
-from pipeline.corpus.shards import read_manifest
+from pipeline.corpus.manifest import read_manifest
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe
 from pipeline.training.memory import Estimate, estimate_phase, gib, largest_micro_batch

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from pipeline.batches.held_out import held_out_micro_batches
 from pipeline.batches.microbatch import MicroBatch
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import Manifest, read_block, read_manifest
+from pipeline.corpus.manifest import Manifest, read_manifest
+from pipeline.corpus.shards import read_block
 from pipeline.errors import InputError
 from pipeline.recipe import recipe_from
 from pipeline.training import checkpoints
@@ -137,13 +138,11 @@ def unigram_loss(shards: str, manifest: Manifest, label_counts: NDArray[np.int64
     label_counts: how often each token of the vocabulary is to be guessed
     Frequencies are smoothed by one, over evenly spaced blocks where there are more than 512.
     """
-    blocks = [
-        (shard, index) for shard in manifest.of_split("train") for index in range(len(shard.block_offsets))
-    ]
-    chosen = np.unique(np.linspace(0, len(blocks) - 1, min(len(blocks), _UNIGRAM_BLOCKS)).astype(int))
+    table = manifest.of_split("train")
+    chosen = np.unique(np.linspace(0, table.blocks - 1, min(table.blocks, _UNIGRAM_BLOCKS)).astype(int))
     counts = np.ones(len(label_counts))
-    for shard, index in (blocks[number] for number in chosen):
-        counts += np.bincount(read_block(shards, shard, index).tokens, minlength=len(counts))
+    for row, index in map(table.locate_block, chosen.tolist()):
+        counts += np.bincount(read_block(shards, table[row], index).tokens, minlength=len(counts))
     nats = np.log(counts.sum()) - np.log(counts)
     return float((nats * label_counts).sum() / label_counts.sum())
 

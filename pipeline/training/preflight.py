@@ -12,7 +12,7 @@ from pipeline import lineage
 from pipeline.batches.phase_order import phase_order
 from pipeline.batches.share import Share
 from pipeline.batches.sources import Source
-from pipeline.corpus.shards import Manifest
+from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError
 from pipeline.phase import Phase

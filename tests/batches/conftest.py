@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import PREFIXES, Block, Manifest, ShardInfo, Split, write_manifest, write_shard
+from pipeline.corpus.manifest import Manifest, write_manifest
+from pipeline.corpus.shard_table import ShardTable
+from pipeline.corpus.shards import PREFIXES, Block, ShardInfo, Split, write_shard
 
 VOCABULARY = 1000
 SPECIALS = tuple(range(20))  # [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then unused ones
@@ -59,7 +61,7 @@ def make_shards() -> MakeShards:
             corpus={},
             counts={},
             versions={},
-            shards=tuple(shards),
+            shards=ShardTable.of(shards),
         )
         write_manifest(str(folder), manifest)
         return manifest

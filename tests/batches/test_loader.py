@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -28,7 +29,8 @@ from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.microbatch import IGNORED, Buckets, MicroBatch, unpack
 from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import Manifest, ShardInfo, read_block, write_manifest
+from pipeline.corpus.manifest import Manifest, read_manifest, write_manifest
+from pipeline.corpus.shards import ShardInfo, read_block
 from pipeline.errors import InputError, RunFailed
 
 LENGTH = 32
@@ -296,7 +298,7 @@ from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import read_manifest
+from pipeline.corpus.manifest import read_manifest
 
 if __name__ == "__main__":
     special = SpecialIds(size=1000, pad_id=0, cls_id=2, sep_id=3, mask_id=4, special_ids=tuple(range(20)))
@@ -358,7 +360,7 @@ from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import read_manifest
+from pipeline.corpus.manifest import read_manifest
 
 if __name__ == "__main__":
     stops = []
@@ -429,6 +431,18 @@ def test_a_damaged_block_is_named_with_its_file_before_anything_learns_from_it(
     with pytest.raises(RunFailed, match=r"train-00001.tar at byte 0 .block 0. .* hash") as failure:
         steps(loader(own_shards, special, workers=workers), 100)
     assert "\n" not in str(failure.value)
+
+
+def test_an_index_exchanged_before_its_workers_start_is_words_not_a_traceback(
+    own_shards: Any, special: SpecialIds, make_shards: Any
+) -> None:
+    folder = own_shards[0]
+    made = loader((folder, read_manifest(folder)), special)
+    sent = pickle.dumps(made._assembly)
+    assert len(list(islice(pickle.loads(sent).chunks(0), 2))) == 2
+    make_shards(Path(folder), train=(20, 580), longest=LENGTH)
+    with pytest.raises(RunFailed, match=r"index\.arrow has changed since"):
+        next(pickle.loads(sent).chunks(0))
 
 
 def test_a_missing_tar_is_named(own_shards: Any, special: SpecialIds) -> None:

@@ -1,12 +1,14 @@
 """Laws 3 and 4 on paper: who reads what is arithmetic, whatever ranks, workers and shards."""
 
+import pickle
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.batches import order
@@ -73,6 +75,28 @@ def test_a_lane_may_be_read_in_any_pieces(plan: OrderPlan, data: st.DataObject) 
     for name in ("block", "row", "sample", "epoch"):
         joined = np.concatenate([getattr(piece, name) for piece in pieces])
         assert np.array_equal(getattr(whole, name), joined), name
+
+
+def test_a_plan_is_sent_without_what_it_has_worked_out() -> None:
+    plan = OrderPlan(block_pairs=np.full(10_000, 1024, np.uint16), seed=1, phase=0, lanes=8, global_batch=8)
+    for epoch in range(3):
+        before = plan.locate(3, epoch * plan.lane_length, epoch * plan.lane_length + 100)
+    sent = pickle.dumps(plan)
+    assert len(sent) < 10_000 * 2 + 1000
+    after = pickle.loads(sent).locate(3, 2 * plan.lane_length, 2 * plan.lane_length + 100)
+    assert np.array_equal(after.sample, before.sample)
+
+
+@given(plans(), st.sampled_from([np.uint16, np.int32, np.int64]), st.integers(0, 5))
+def test_counts_of_any_type_give_the_same_order(plan: OrderPlan, kind: Any, epoch: int) -> None:
+    counts = np.minimum(np.asarray(plan.block_pairs), 1024)
+    assume(counts.sum() >= plan.global_batch)
+    found = [
+        epoch_of_lane(replace(plan, block_pairs=given), 0, epoch)
+        for given in (counts.tolist(), counts.astype(kind))
+    ]
+    assert np.array_equal(found[0].sample, found[1].sample)
+    assert np.array_equal(found[0].block, found[1].block)
 
 
 @given(plans(), st.integers(0, 200))

@@ -13,7 +13,7 @@ from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.corpus.shards import Manifest
+from pipeline.corpus.manifest import Manifest
 from pipeline.errors import RunFailed
 
 BLOCKS = 9

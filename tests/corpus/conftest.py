@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.sharding import ShardConfig, run
-from pipeline.corpus.shards import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
 
 WORDS = [a + b for a in ("ba", "ke", "lo", "mu", "ni", "po", "ru", "sa", "te", "wi") for b in "bdgklmnprt"]

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from pipeline.corpus.inspection import InspectConfig, run
+from pipeline.corpus.manifest import read_manifest, write_manifest
 from pipeline.corpus.readers import ReadOptions
+from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.sharding import ShardConfig
 from pipeline.corpus.sharding import run as shard
-from pipeline.corpus.shards import Block, read_blocks, read_manifest, write_manifest, write_shard
+from pipeline.corpus.shards import Block, read_blocks, write_shard
 from pipeline.corpus.verification import verify
 from pipeline.errors import InputError, RunFailed
+from workshop.shard_folders import make_format_1
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +101,8 @@ def test_shards_of_one_label_show_as_many_pairs_as_asked_for(shards: Path) -> No
     first = next(read_blocks(str(shards), manifest.shards[0]))
     for label in (True, False):
         alone = replace(first, random_next=np.full(len(first), label))
-        infos = tuple(write_shard(str(shards), info.name, info.split, alone) for info in manifest.shards)
-        write_manifest(str(shards), replace(manifest, shards=infos))
+        infos = [write_shard(str(shards), info.name, info.split, alone) for info in manifest.shards]
+        write_manifest(str(shards), replace(manifest, shards=ShardTable.of(infos)))
         for wanted in (1, 5):
             shown = run(InspectConfig(folder=str(shards), pairs=wanted))["pairs"]
             assert [pair["random_next"] for pair in shown] == [label] * wanted
@@ -109,7 +112,7 @@ def test_of_a_few_pairs_all_are_shown(shards: Path) -> None:
     manifest = read_manifest(str(shards))
     few = next(read_blocks(str(shards), manifest.shards[0])).take(slice(0, 5))
     info = write_shard(str(shards), "train-00000.tar", "train", few)
-    write_manifest(str(shards), replace(manifest, shards=(info,)))
+    write_manifest(str(shards), replace(manifest, shards=ShardTable.of([info])))
     shown = run(InspectConfig(folder=str(shards), pairs=9))["pairs"]
     assert sorted(pair["row"] for pair in shown) == [0, 1, 2, 3, 4]
 
@@ -120,6 +123,16 @@ def test_json_is_one_object_and_nothing_else(made: Path, capsys: pytest.CaptureF
     assert stated["hash"] == report["hash"] == read_manifest(str(made)).hash
     assert stated["verified"] == {"shards": 3, "problems": []}
     assert set(stated["splits"]) == {"train", "validation"}
+    assert "train-00000.tar" not in json.dumps({**stated, "pairs": []}), "a million tars are no report"
+
+
+def test_a_folder_of_format_1_is_the_same_to_look_at(made: Path, shards: Path) -> None:
+    reports = []
+    make_format_1(shards)
+    for folder in (made, shards):
+        reports.append(run(InspectConfig(folder=str(folder), verify=True)))
+    older = {"folder": str(shards), "format_version": 1}
+    assert reports[1] == reports[0] | older
 
 
 def test_another_vocabulary_is_refused_and_a_missing_one_shows_no_words(
@@ -177,7 +190,7 @@ def test_verification_finds_missing_strange_and_miscounted_shards(shards: Path) 
 
 
 def test_an_empty_result_is_no_pass(shards: Path) -> None:
-    manifest = replace(read_manifest(str(shards)), shards=())
+    manifest = replace(read_manifest(str(shards)), shards=ShardTable.of([]))
     assert any("names no pairs" in problem for problem in verify(str(shards), manifest))
 
 
@@ -204,7 +217,9 @@ def test_verification_holds_each_pair_to_the_laws(shards: Path, change: Change, 
         name: sum(getattr(each, name) for each in (info, *manifest.shards[1:]))
         for name in ("pairs", "tokens", "random_next")
     }
-    write_manifest(str(shards), replace(manifest, shards=(info, *manifest.shards[1:]), counts=counts))
+    write_manifest(
+        str(shards), replace(manifest, shards=ShardTable.of([info, *manifest.shards[1:]]), counts=counts)
+    )
     problems = verify(str(shards), read_manifest(str(shards)))
     assert len(problems) == (0 if problem is None else len(problems) or 1)
     assert problem is None or any(problem in line for line in problems)
@@ -215,7 +230,7 @@ def test_verification_finds_a_document_on_both_sides_and_pairs_too_long(shards: 
     held_out = next(read_blocks(str(shards), manifest.of_split("validation")[0]))
     info = write_shard(str(shards), "train-00000.tar", "train", held_out)
     settings = manifest.settings | {"max_seq_length": 32}
-    changed = replace(manifest, shards=(info, *manifest.shards[1:]), settings=settings)
+    changed = replace(manifest, shards=ShardTable.of([info, *manifest.shards[1:]]), settings=settings)
     problems = "\n".join(verify(str(shards), changed))
     assert "are in training and in held-out shards" in problems
     assert "are longer than 29 tokens" in problems

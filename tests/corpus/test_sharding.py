@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.corpus.census import held_out_count
-from pipeline.corpus.shards import Manifest, read_blocks, read_manifest
+from pipeline.corpus.manifest import Manifest, read_manifest
+from pipeline.corpus.shards import read_blocks
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.errors import InputError
+from workshop.shard_folders import make_format_1
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -56,6 +58,17 @@ def test_one_file_with_the_same_documents_gives_the_same_tars(
     found = contents(tmp_path / "shards")
     del found["manifest.json"]
     assert found == {name: data for name, data in expected.items() if name != "manifest.json"}
+
+
+def test_shards_of_format_1_are_there_already(
+    shard: Callable[..., Manifest], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    made = shard()
+    make_format_1(tmp_path / "shards")
+    before = contents(tmp_path / "shards")
+    assert shard().hash == made.hash
+    assert "holds these shards already" in capsys.readouterr().err
+    assert contents(tmp_path / "shards") == before
 
 
 def test_another_seed_gives_other_tars(

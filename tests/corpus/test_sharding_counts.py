@@ -9,8 +9,9 @@ import pytest
 
 from pipeline.corpus.inspection import InspectConfig
 from pipeline.corpus.inspection import run as inspect
+from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.readers import ReadOptions
-from pipeline.corpus.shards import Manifest, read_blocks
+from pipeline.corpus.shards import read_blocks
 from pipeline.corpus.verification import verify
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.errors import InputError

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.corpus.executor import open_executor, run_tasks
-from pipeline.corpus.shards import Manifest
+from pipeline.corpus.manifest import Manifest, read_manifest
 from pipeline.corpus.work_folder import WorkFolder
 from pipeline.errors import InputError, RunFailed
 
@@ -171,6 +171,19 @@ def interrupted(shard: Callable[..., Manifest], **changed: Any) -> None:
         return shard(**changed)
 
     assert in_a_child(work) == -signal.SIGKILL
+
+
+def test_an_index_without_its_manifest_is_no_folder_of_shards_and_is_written_anew(
+    shard: Callable[..., Manifest], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    interrupted(shard)
+    index = tmp_path / "shards" / "index.arrow"
+    assert index.read_bytes() == expected["index.arrow"]
+    with pytest.raises(InputError, match="finish it by running its `bertpipe shard` again"):
+        read_manifest(str(tmp_path / "shards"))
+    index.write_bytes(b"of an attempt on another corpus")
+    shard()
+    assert contents(tmp_path / "shards") == expected
 
 
 def test_an_unfinished_folder_refuses_other_settings_and_takes_changed_files_anew(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.readers import ReadOptions
-from pipeline.corpus.shards import Manifest
 from pipeline.corpus.vocab import VocabConfig
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.errors import InputError

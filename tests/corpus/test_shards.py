@@ -10,16 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.shards import (
-    Block,
-    Manifest,
-    read_block,
-    read_blocks,
-    read_manifest,
-    write_manifest,
-    write_shard,
-)
-from pipeline.errors import InputError, RunFailed
+from pipeline.corpus.shards import Block, read_block, read_blocks, write_shard
+from pipeline.errors import RunFailed
 
 
 def make_block(lengths: list[tuple[int, int]], *, token_type: Any = np.uint16, seed: int = 0) -> Block:
@@ -56,7 +48,7 @@ def tiny() -> Block:
 
 
 def test_the_bytes_of_a_tiny_shard_are_the_contract(tiny: Block, tmp_path: Path) -> None:
-    """If this fails, shards already on users' disks differ from new ones: raise FORMAT_VERSION.
+    """If this fails, shards already on users' disks differ from new ones: raise the manifest's FORMAT_VERSION.
 
     (A new pyarrow may lay out the same batch otherwise; then the manifest's versions tell the two apart.)
     """
@@ -127,40 +119,3 @@ def test_a_damaged_shard_is_an_error_that_names_file_and_offset(tmp_path: Path, 
     assert str(path) in str(failed.value)
     if damage != "gone":
         assert len(read_block(str(tmp_path), info, 0)) == 1024, "the sound block is still read"
-
-
-def manifest_of(tmp_path: Path, tiny: Block) -> Manifest:
-    return Manifest(
-        settings={"max_seq_length": 128},
-        vocabulary={"hash": "v", "size": 30, "cased": False},
-        corpus={},
-        counts={},
-        versions={},
-        shards=(write_shard(str(tmp_path), "train-00000.tar", "train", tiny),),
-    )
-
-
-def test_a_manifest_comes_back_as_it_was_written(tiny: Block, tmp_path: Path) -> None:
-    manifest = manifest_of(tmp_path, tiny)
-    write_manifest(str(tmp_path), manifest)
-    assert read_manifest(str(tmp_path)) == manifest
-    assert (manifest.pairs("train"), manifest.pairs("validation"), manifest.max_seq_length) == (2, 0, 128)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "holds no manifest.json"),
-        ("{", "is no JSON"),
-        ("[]", "no manifest of bertpipe"),
-        ('{"format_version": 99}', "upgrade"),
-        ('{"format_version": 1, "shards": [{}]}', "is damaged"),
-    ],
-)
-def test_a_folder_without_a_sound_manifest_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
-    if text is not None:
-        (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_manifest(str(tmp_path))
-    with pytest.raises(InputError, match="does not exist"):
-        read_manifest(str(tmp_path / "nowhere"))

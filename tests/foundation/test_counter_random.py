@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import counter_random
 from pipeline.counter_random import Stream, draw, key, permutation, unit
 
 
@@ -29,6 +30,15 @@ def test_a_negative_part_is_refused() -> None:
 @given(st.integers(0, 2**64 - 1), st.integers(0, 300))
 def test_a_permutation_holds_each_number_once(draw_key: int, size: int) -> None:
     assert sorted(permutation(draw_key, size)) == list(range(size))
+
+
+@given(st.lists(st.integers(0, 2**10) | st.integers(0, 2**64 - 1), max_size=300))
+def test_a_permutation_is_the_order_of_the_draws_whatever_bits_they_share(draws: list[int]) -> None:
+    drawn = np.array(draws, np.uint64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counter_random, "draw", lambda key, counters: drawn[counters])
+        patch.setattr(counter_random, "_PIECE", 100)
+        assert permutation(0, len(drawn)).tolist() == np.argsort(drawn, kind="stable").tolist()
 
 
 def test_draws_are_uniform_and_independent_of_neighbours() -> None:

@@ -22,6 +22,7 @@ ROAD = (
         "pipeline.dealing",
         "pipeline.processes",
         "pipeline.progress",
+        "pipeline.shared_bytes",
         "pipeline.shipped",
         "pipeline.storage",
     ),

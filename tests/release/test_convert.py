@@ -183,7 +183,7 @@ def test_a_network_that_knows_the_answers_reaches_zero_loss(shards: Path) -> Non
     from pipeline.batches.held_out import held_out_micro_batches
     from pipeline.batches.masking import MaskingConfig
     from pipeline.batches.special_ids import SpecialIds
-    from pipeline.corpus.shards import read_manifest
+    from pipeline.corpus.manifest import read_manifest
 
     manifest = read_manifest(str(shards))
     vocabulary = load_vocabulary(str(shards / "vocab"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.corpus.shards import read_manifest
+from pipeline.corpus.manifest import read_manifest
 from pipeline.training.checkpoints import read_checkpoint
 from pipeline.training.metrics import read_metrics
 from workshop import processes

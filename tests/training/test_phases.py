@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.shards import read_manifest
+from pipeline.corpus.manifest import read_manifest
 from pipeline.recipe import recipe_from
 from pipeline.training.bert_adam import BertAdam
 from pipeline.training.checkpoints import read_checkpoint, read_weights

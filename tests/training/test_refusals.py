@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import BertpipeError, InputError
 from pipeline.training import pretrain
 from pipeline.training.settings import read_settings
+from workshop.shard_folders import list_other_shards
 
 
 def changed_manifest(shards: Path, to: Path, **vocabulary: Any) -> Path:
@@ -132,9 +133,7 @@ def test_evaluation_without_held_out_pairs_is_refused(
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(shards, other)
-    manifest = json.loads((other / "manifest.json").read_text())
-    manifest["shards"] = [shard for shard in manifest["shards"] if shard["split"] == "train"]
-    (other / "manifest.json").write_text(json.dumps(manifest))
+    list_other_shards(other, lambda tars: [each for each in tars if each.split == "train"])
     refused = cli("pretrain", write_recipe(recipe), f"phases.0.shards={other}")
     assert refused.returncode == 2
     assert "set evaluate.every=0" in refused.stderr

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from workshop.shard_folders import list_other_shards
+
 TEXT = "\n\n".join(f"Document {n} says this.\nAnd that follows it.\nIts end is {n}." for n in range(60))
 
 
@@ -105,7 +107,10 @@ def _shard_folders(folder: Path, shards: Path) -> None:
     tar.write_bytes(bytes(data))
     manifest = json.loads((shards / "manifest.json").read_text())
     change("OTHERVOCAB", vocabulary=manifest["vocabulary"] | {"hash": "0" * 32})
-    change("TRAINONLY", shards=[each for each in manifest["shards"] if each["split"] == "train"])
+    list_other_shards(copy("TRAINONLY"), lambda tars: [each for each in tars if each.split == "train"])
+    (copy("INDEXLESS") / "index.arrow").unlink()
+    index = copy("CUTINDEX") / "index.arrow"
+    index.write_bytes(index.read_bytes()[:-8])
 
 
 def _recipes(folder: Path) -> None:
