@@ -14,6 +14,7 @@ from pipeline.batches.microbatch import MicroBatch
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Manifest, read_manifest
 from pipeline.corpus.vocabulary import Vocabulary
+from pipeline.objectives import OBJECTIVES, Objective
 from pipeline.recipe import Recipe
 from pipeline.training import preflight
 from pipeline.training.engine import check_zero
@@ -36,6 +37,11 @@ class Plan:
     vocabulary: Vocabulary
     settings: ZeroSettings
     model: ModelConfig
+
+    @property
+    def objective(self) -> Objective:
+        """What the recipe trains for."""
+        return OBJECTIVES[self.recipe.objective]
 
     def first_step(self, index: int) -> int:
         """Steps of the phases before phase `index`."""
@@ -67,6 +73,7 @@ class Plan:
             sequence_length=phase.sequence_length,
             masking=self.recipe.masking,
             special=SpecialIds.of(self.vocabulary),
+            objective=self.objective,
             rank=world.rank,
             world_size=world.size,
             workers=self.recipe.loader.workers,
@@ -88,6 +95,8 @@ class Plan:
             masking=self.recipe.masking,
             special=SpecialIds.of(self.vocabulary),
             seed=self.recipe.seed,
+            objective=self.objective,
+            text_length=phase.sequence_length,
             rank=world.rank,
             world_size=world.size,
         )

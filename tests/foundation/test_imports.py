@@ -19,6 +19,7 @@ ROAD = (
     (
         "pipeline.configuration",
         "pipeline.counter_random",
+        "pipeline.objectives",
         "pipeline.processes",
         "pipeline.progress",
         "pipeline.shipped",
