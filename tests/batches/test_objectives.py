@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.bert import BertForPretraining
+from model.config import ModelConfig
 from pipeline.batches.asking import in_drawn_order, next_tokens
 from pipeline.batches.assembly import Assembly
 from pipeline.batches.held_out import held_out_micro_batches
@@ -238,6 +241,42 @@ def test_a_step_is_the_same_whatever_ranks_micro_batches_workers_and_restarts(
     assert sum(batch.masked for batch in found) == alone.masked
     assert sum(batch.sequences for batch in found) == alone.sequences
     assert sum(batch.tokens for batch in found) == alone.tokens
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_ranks_and_accumulation_give_the_same_gradient(shards: Any, special: SpecialIds, name: str) -> None:
+    objective = OBJECTIVES[name]
+    torch.manual_seed(1)
+    config = ModelConfig(
+        vocab_size=1000, hidden_size=16, layers=1, heads=2, intermediate_size=16, max_positions=100,
+        hidden_dropout=0.0, attention_dropout=0.0, pair_head=objective.pair_label is not None, causal=objective.causal,
+    )  # fmt: skip
+    network = BertForPretraining(config)
+
+    def gradient(world_size: int, micro_batch: int) -> dict[str, torch.Tensor]:
+        network.zero_grad()
+        own = [
+            steps(
+                # Long sequences: fewer of them than micro-batches, so some count nowhere.
+                loader(shards, special, name, micro_batch=micro_batch, rank=rank, world_size=world_size,
+                       sequence_length=100), 1,
+            )[0]
+            for rank in range(world_size)
+        ]  # fmt: skip
+        masked, labelled = sum(step.masked for step in own), sum(step.labelled for step in own)
+        for batch in (batch for step in own for batch in step.micro_batches):
+            sums = network(**batch.tensors())
+            (sums.mlm_sum / masked + sums.nsp_sum / max(1, labelled)).backward()
+        return {each: p.grad.clone() for each, p in network.named_parameters() if p.grad is not None}
+
+    whole = gradient(1, GLOBAL)
+    assert len(whole) == len(list(network.parameters()))
+    # A key's bias has a true gradient of 0, and what is found is rounding: measured on the scale of the others.
+    tolerance = {"rtol": 1e-5, "atol": 1e-6 * max(float(tensor.abs().max()) for tensor in whole.values())}
+    for world_size, micro_batch in ((1, 1), (2, 3), (8, 6)):
+        found = gradient(world_size, micro_batch)
+        for each, tensor in whole.items():
+            torch.testing.assert_close(found[each], tensor, **tolerance)
 
 
 @pytest.mark.parametrize("name", TEXTS)
