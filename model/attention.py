@@ -1,8 +1,9 @@
 """Self-attention over sequences laid end to end, without padding.
 
 In: queries, keys and values of T tokens, and where each of the B sequences starts. Out: T context vectors.
-What always holds: a token attends to its own sequence alone; the tokens past the last sequence (the tail that
-rounds a micro-batch up to a bucket) get zeros and change nothing; no value is read back from an accelerator.
+What always holds: a token attends to its own sequence alone, and where that is asked (`causal`) to no token on its
+right; the tokens past the last sequence (the tail that rounds a micro-batch up to a bucket) get zeros and change
+nothing; no value is read back from an accelerator.
 
 How: sequences are moved to a padded (B, S) grid of slots, PyTorch's `scaled_dot_product_attention` runs on
 the grid, and the slots move back. Only attention sees the grid; every other layer computes real tokens only.
@@ -94,10 +95,19 @@ def lay_out(*, tokens: int, sequence_starts_B1: Tensor, longest: int) -> Layout:
     )
 
 
-def attend(query_TND: Tensor, key_TND: Tensor, value_TND: Tensor, layout: Layout, dropout: float) -> Tensor:
+def attend(
+    query_TND: Tensor,
+    key_TND: Tensor,
+    value_TND: Tensor,
+    layout: Layout,
+    dropout: float,
+    *,
+    causal: bool = False,
+) -> Tensor:
     """Scaled dot-product attention inside each sequence (Devlin et al. 2018 §3; Vaswani et al. 2017 §3.2.1).
 
-    `dropout` is the share of attention probabilities dropped now: 0 outside training. Returns context_TND.
+    `dropout` is the share of attention probabilities dropped now: 0 outside training. `causal`: to the left alone.
+    Returns context_TND.
     """
     tokens, heads, size = query_TND.shape
     grid, slots = layout.grid, layout.sequences * layout.longest
@@ -111,8 +121,10 @@ def attend(query_TND: Tensor, key_TND: Tensor, value_TND: Tensor, layout: Layout
         pad(query_TND),
         pad(key_TND),
         pad(value_TND),
-        attn_mask=None if grid is None else grid.real_B11S,
+        # The slots past a sequence's end lie on the right of all its tokens, so a causal one needs no other mask.
+        attn_mask=None if grid is None or causal else grid.real_B11S,
         dropout_p=dropout,
+        is_causal=causal,
     )
     context = context_BNSD.transpose(1, 2).reshape(slots, heads, size)
     if grid is None:

@@ -1,6 +1,9 @@
 """BERT as published (Devlin et al. 2018, arXiv 1810.04805): post-LN Transformer encoder, pooler, two heads.
 
-In: the T tokens of B pairs laid end to end, with their segments, positions and starts. Out: sums of losses
+Its configuration may leave the pooler and the pairs' head out (`pair_head`), or let tokens attend to their left alone
+(`causal`); all else is the same.
+
+In: the T tokens of B sequences laid end to end, with their segments, positions and starts. Out: sums of losses
 and counts of correct predictions (`forward`), hidden and pooled states (`encode`), or logits. What always
 holds: nothing but attention's inner grid is computed for padding, and MLM logits only at masked positions; a
 sequence's outputs do not depend on its neighbours, nor on the tail past the last sequence; every module runs
@@ -28,7 +31,10 @@ from model.heads import ACTIVATION_FUNCTIONS, MlmHead, NspHead, sums
 
 
 class PretrainingSums(NamedTuple):
-    """Scalars over a micro-batch: summed cross entropies in nats, and int64 counts of correct predictions."""
+    """Scalars over a micro-batch: summed cross entropies in nats, and int64 counts of correct predictions.
+
+    Those of the pairs' head (nsp) are exactly 0 where there is none.
+    """
 
     mlm_sum: Tensor
     nsp_sum: Tensor
@@ -37,10 +43,10 @@ class PretrainingSums(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What the encoder makes of a micro-batch: a vector a token, and one a sequence."""
+    """What the encoder makes of a micro-batch: a vector a token, and one a sequence (None without a pairs' head)."""
 
     hidden_TH: Tensor
-    pooled_BH: Tensor
+    pooled_BH: Tensor | None
 
 
 class Embeddings(nn.Module):
@@ -63,11 +69,11 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017 §3.2), bidirectional (Devlin et al. 2018 §3)."""
+    """Multi-head self-attention (Vaswani et al. 2017 §3.2), bidirectional (Devlin et al. 2018 §3) or causal."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.head_size = config.heads, config.head_size
+        self.heads, self.head_size, self.causal = config.heads, config.head_size, config.causal
         self.attention_dropout = config.attention_dropout
         # Three matrices, not a fused one: as fast here (H = 128, 256, 768), and LAMB's trust ratios stay
         # those of the published tensors.
@@ -85,6 +91,7 @@ class SelfAttention(nn.Module):
             self.value(hidden_TH).view(by_head),
             layout,
             dropout=self.attention_dropout if self.training else 0.0,
+            causal=self.causal,
         )
         added_TH: Tensor = self.output(context_TND.flatten(1))
         return added_TH
@@ -139,7 +146,7 @@ class Pooler(nn.Module):
 
 
 class Bert(nn.Module):
-    """Embeddings, encoder and pooler; see `BertForPretraining` for `recompute`."""
+    """Embeddings, encoder and, with a pairs' head, pooler; see `BertForPretraining` for `recompute`."""
 
     def __init__(self, config: ModelConfig, recompute: bool = False) -> None:
         super().__init__()
@@ -147,7 +154,7 @@ class Bert(nn.Module):
         self.recompute = recompute
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
-        self.pooler = Pooler(config)
+        self.pooler = Pooler(config) if config.pair_head else None
 
     def forward(
         self,
@@ -169,11 +176,13 @@ class Bert(nn.Module):
                 hidden_TH = checkpoint(layer, hidden_TH, layout, use_reentrant=False)
             else:
                 hidden_TH = layer(hidden_TH, layout)
+        if self.pooler is None:
+            return Encoded(hidden_TH, None)
         return Encoded(hidden_TH, self.pooler(hidden_TH, sequence_starts_B1))
 
 
 class BertForPretraining(nn.Module):
-    """BERT with both heads (§3.1). Weights are drawn from torch's generator: seed it before.
+    """BERT with its heads (§3.1). Weights are drawn from torch's generator: seed it before.
 
     `encode` and the `…_logits` are for evaluation, conversion and proofs; under ZeRO 3 only `forward` gathers
     all that it needs.
@@ -188,7 +197,7 @@ class BertForPretraining(nn.Module):
         self.config = config
         self.bert = Bert(config, recompute)
         self.mlm_head = MlmHead(config)
-        self.nsp_head = NspHead(config)
+        self.nsp_head = NspHead(config) if config.pair_head else None
         self.apply(self._initialise)
 
     def forward(
@@ -208,10 +217,15 @@ class BertForPretraining(nn.Module):
         longest: length of the longest sequence, a host integer.
         masked_positions_M: indices into the T tokens; pads may point at any token. M may be 0.
         masked_labels_M: int64, the original tokens' ids; −100 for pads.
-        next_labels_B: int64, 1 where B is random, else 0; −100 for pads.
+        next_labels_B: int64, a pair's label, 0 or 1 (1 where B is random, or the segments are swapped); −100 for
+            pads. Not looked at without a pairs' head.
         """
         hidden_TH, pooled_BH = self.bert(tokens_T, segments_T, positions_T, sequence_starts_B1, longest)
         mlm_sum, mlm_correct = sums(self.mlm_logits(hidden_TH, masked_positions_M), masked_labels_M)
+        if pooled_BH is None:
+            return PretrainingSums(
+                mlm_sum, torch.zeros_like(mlm_sum), mlm_correct, torch.zeros_like(mlm_correct)
+            )
         nsp_sum, nsp_correct = sums(self.nsp_logits(pooled_BH), next_labels_B)
         return PretrainingSums(mlm_sum, nsp_sum, mlm_correct, nsp_correct)
 
@@ -234,7 +248,12 @@ class BertForPretraining(nn.Module):
         return logits_MV
 
     def nsp_logits(self, pooled_BH: Tensor) -> Tensor:
-        """Logits of "B follows A" (0) and "B is random" (1), logits_B2."""
+        """Logits of a pair's two labels ("B follows A" is 0, "B is random" 1), logits_B2.
+
+        Raises `ValueError` where the network has no pairs' head.
+        """
+        if self.nsp_head is None:
+            raise ValueError("this network has no head for pairs: its configuration has pair_head False")
         logits_B2: Tensor = self.nsp_head(pooled_BH)
         return logits_B2
 

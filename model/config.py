@@ -35,6 +35,7 @@ _COUNTS = (
 )  # fmt: skip
 _RATES = ("hidden_dropout", "attention_dropout")
 _SCALES = ("initializer_range", "layer_norm_eps")
+_SWITCHES = ("pair_head", "causal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class ModelConfig:
     initializer_range: standard deviation of the initial weights.
     layer_norm_eps: added to the variance in LayerNorm.
     activation: of the feed-forward layer and the MLM head; one of `ACTIVATIONS`.
+    pair_head: whether there is a pooler with a head for what is asked of a pair; without, neither has parameters.
+    causal: a token attends to itself and to those on its left alone (left-to-right language modelling).
     """
 
     vocab_size: int
@@ -67,6 +70,8 @@ class ModelConfig:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     activation: str = "gelu"
+    pair_head: bool = True
+    causal: bool = False
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -86,6 +91,14 @@ class ModelConfig:
             raise ValueError(
                 f"model.hidden_size {self.hidden_size} is not a multiple of model.heads {self.heads}: "
                 f"set heads to {_nearest_divisor(self.hidden_size, self.heads)}"
+            )
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"model.{name} is {getattr(self, name)!r}: give true or false")
+        if self.causal and self.pair_head:
+            raise ValueError(
+                "model.causal is true and so is model.pair_head: [CLS] sees no token on its right, so nothing can be "
+                "asked of it; set pair_head to false"
             )
         if self.activation not in ACTIVATIONS:
             hint = _suggest(str(self.activation), ACTIVATIONS)

@@ -25,10 +25,9 @@ def parameter_count(config: ModelConfig) -> int:
     embeddings = (config.vocab_size + config.max_positions + config.type_vocab_size) * hidden + norm
     attention = 4 * dense + norm  # query, key, value, output
     feed_forward = (hidden * inner + inner) + (inner * hidden + hidden) + norm
-    pooler = dense
     mlm_head = dense + norm + config.vocab_size  # the decoder's bias
-    nsp_head = 2 * hidden + 2
-    return embeddings + config.layers * (attention + feed_forward) + pooler + mlm_head + nsp_head
+    pooler_and_nsp = dense + 2 * hidden + 2 if config.pair_head else 0
+    return embeddings + config.layers * (attention + feed_forward) + mlm_head + pooler_and_nsp
 
 
 def step_flops(config: ModelConfig, sequence_lengths: ArrayLike, masked: int) -> int:
@@ -36,7 +35,8 @@ def step_flops(config: ModelConfig, sequence_lengths: ArrayLike, masked: int) ->
 
     Matrix products only: look-ups in the embeddings count 0, and element-wise work (LayerNorm, GELU, softmax,
     dropout, the optimizer) is left out, as is usual for a model's FLOP utilisation (MFU; Chowdhery et al.
-    2022, arXiv 2204.02311, appendix B). A product of (a × b) and (b × c) is 2abc.
+    2022, arXiv 2204.02311, appendix B). A product of (a × b) and (b × c) is 2abc. Attention to the left alone
+    counts as attention to all, as there.
     """
     lengths = np.asarray(sequence_lengths, dtype=np.int64)
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -45,7 +45,7 @@ def step_flops(config: ModelConfig, sequence_lengths: ArrayLike, masked: int) ->
     dense = tokens * (4 * 2 * hidden * hidden + 2 * 2 * hidden * inner)
     # Scores and weighted values: each 2 · length² · D a head, and heads × D is H.
     attention = 2 * 2 * int(np.square(lengths).sum()) * hidden
-    pooler_and_nsp = sequences * (2 * hidden * hidden + 2 * hidden * 2)
+    pooler_and_nsp = sequences * (2 * hidden * hidden + 2 * hidden * 2) if config.pair_head else 0
     # The transform (H × H) and the decoder (H × V), at masked positions alone.
     mlm = masked * (2 * hidden * hidden + 2 * hidden * config.vocab_size)
     forward = config.layers * (dense + attention) + pooler_and_nsp + mlm
@@ -119,7 +119,8 @@ def activation_bytes(
     kept = layers * states * element if recompute else layers * layer
     # The transform: four vectors a masked token; the decoder: log-probabilities, always fp32; the pooler: two.
     logits = masked * config.vocab_size * 4
-    heads = 4 * masked * hidden * element + logits + 2 * sequences * hidden * element
+    pooler = 2 * sequences * hidden * element if config.pair_head else 0
+    heads = 4 * masked * hidden * element + logits + pooler
     # Backward: at the heads the gradients of probabilities and logits, or of the decoder's weights; then, a layer
     # at a time, those of the feed-forward layer or of attention, when the heads' share is free again. Found by
     # watching a process's memory.

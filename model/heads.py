@@ -49,7 +49,10 @@ class MlmHead(nn.Module):
 
 
 class NspHead(nn.Module):
-    """Task 2, next sentence prediction: class 1 is BERT's "B is random", class 0 "B follows A"."""
+    """Task 2, next sentence prediction: class 1 is BERT's "B is random", class 0 "B follows A".
+
+    The same head learns the order of sentences (Lan et al. 2019): class 1 is then "swapped", class 0 "in order".
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

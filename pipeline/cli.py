@@ -243,7 +243,7 @@ def pretrain(
 @click.option("--sequences", type=int, help="How many held-out pairs (default: all).")
 @click.option("--json", "as_json", is_flag=True, help="For a machine.")
 def evaluate(checkpoint: Path, shards: str, sequences: int | None, as_json: bool) -> None:
-    """Held-out MLM and NSP loss and accuracy of CHECKPOINT, beside the unigram baseline."""
+    """Held-out loss and accuracy of what CHECKPOINT was trained for, beside the unigram baseline."""
     from pipeline.training.evaluate import EvaluateConfig, describe, run
 
     result = run(EvaluateConfig(checkpoint=checkpoint, shards=shards, sequences=sequences))

@@ -19,8 +19,9 @@ class Phase:
 
     shards: the folder that `bertpipe shard` wrote, or several with their weights: {SHARDS/wiki: 0.7, SHARDS/law: 0.3}
     sequence_length: tokens of the longest sequence, special tokens included
-    global_batch: sequences a step, over all ranks and accumulation
-    micro_batch: sequences a rank computes at once
+    global_batch: pairs a step, over all ranks and accumulation: as many sequences, or where the objective lays pairs as
+        text, about as many
+    micro_batch: pairs whose sequences a rank computes at once
     steps: optimizer steps
     learning_rate: the peak, reached after `warmup_steps` steps of linear warm-up
     final_learning_rate: where the linear decay ends, at the phase's last step

@@ -19,16 +19,18 @@ import yaml
 from model.config import ModelConfig, preset
 from pipeline import storage
 from pipeline.batches.masking import MaskingConfig
-from pipeline.batches.order import default_lanes
+from pipeline.batches.order import MOST_DEFAULT_LANES, default_lanes
 from pipeline.configuration import apply_override, at_least, build, one_of, unshared
 from pipeline.errors import InputError
+from pipeline.objectives import OBJECTIVES
 from pipeline.phase import AdamW, Phase
 from pipeline.policies import CheckpointPolicy, EvaluationPolicy, LoaderPolicy, TrackingPolicy
 
 # What a list of alternatives offers today; each grows with the code behind it.
-OBJECTIVES = ("mlm+nsp",)
 PRECISIONS = ("fp32", "bf16", "fp16")
 ACTIVATION_CHECKPOINTING = ("none", "full")
+# What is laid as text is cut anew for each lane and step, the last sequence shorter: of fewer pairs, mostly shorter.
+_PAIRS_A_TEXT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +38,17 @@ class Recipe:
     """One pretraining run.
 
     run: the run folder; a rerun of the same command resumes it
-    model: `preset` and any field of `model.config.ModelConfig`
+    model: `preset` and any field of `model.config.ModelConfig` that the objective and the vocabulary don't decide
+    objective: one of `pipeline.objectives.OBJECTIVES`
+    masking: which tokens are masked; plays no part where the objective masks none (`ltr`)
     precision: `fp32`, or `bf16` / `fp16` (CUDA only) with fp32 optimizer state, at ZeRO stage 1 or more
     deepspeed: a file of deepspeed_configs/ (its name, .json or not) or a path: ZeRO, offload, communication only
     activation_checkpointing: `full` computes each layer again for the backward pass instead of keeping its
         activations: the same results, less memory, a third more arithmetic
     gradient_clipping: the largest global norm of a step's gradient
     lanes: equal runs that an epoch is cut into; divides every global batch, and the ranks divide it
-        (default: the largest common divisor up to 64)
+        (default: the largest common divisor up to 64; where pairs are laid as text, the largest that gives each
+        lane's text eight pairs a step)
     """
 
     run: str
@@ -69,12 +74,23 @@ class Recipe:
         if not self.phases:
             raise InputError("phases is empty; a recipe has at least one")
         at_least("seed", self.seed, 0)
-        one_of("objective", self.objective, OBJECTIVES)
+        one_of("objective", self.objective, tuple(OBJECTIVES))
         one_of("precision", self.precision, PRECISIONS)
         one_of("activation_checkpointing", self.activation_checkpointing, ACTIVATION_CHECKPOINTING)
         if not 0 < self.gradient_clipping < math.inf:
             raise InputError(f"gradient_clipping is {self.gradient_clipping}; it must be above 0")
+        objective = OBJECTIVES[self.objective]
+        if objective.layout == "text" and not objective.causal and self.masking.epochs is not None:
+            raise InputError(
+                f"masking.epochs is {self.masking.epochs}, which fixes a pair's mask, and objective {self.objective} "
+                "lays pairs as other text each epoch; leave it out"
+            )
         config = self.model_config(vocab_size=1 << 15)
+        if objective.layout == "pair" and config.type_vocab_size < 2:
+            raise InputError(
+                f"model.type_vocab_size is {config.type_vocab_size}, and objective {self.objective} has segments A "
+                "and B; set it to 2"
+            )
         for index, phase in enumerate(self.phases):
             if phase.sequence_length > config.max_positions:
                 raise InputError(
@@ -93,7 +109,14 @@ class Recipe:
         if self.lanes is not None:
             return self.lanes
         common = math.gcd(*(phase.global_batch for phase in self.phases))
-        return default_lanes(common)
+        if OBJECTIVES[self.objective].layout == "pair":
+            return default_lanes(common)
+        fitting = (
+            lanes
+            for lanes in range(1, MOST_DEFAULT_LANES + 1)
+            if common % lanes == 0 and common // lanes >= _PAIRS_A_TEXT
+        )
+        return max(fitting, default=1)
 
     @property
     def steps(self) -> int:
@@ -121,8 +144,15 @@ class Recipe:
             raise InputError("model.preset is missing; write e.g. model: {preset: base}")
         if "vocab_size" in overrides:
             raise InputError("model.vocab_size is not set in a recipe; it is that of the shards' vocabulary")
+        for key in ("pair_head", "causal"):
+            if key in overrides:
+                raise InputError(
+                    f"model.{key} is not set in a recipe; the objective ({self.objective}) decides it"
+                )
+        objective = OBJECTIVES[self.objective]
+        decided = {"pair_head": objective.pair_label is not None, "causal": objective.causal}
         try:
-            return preset(name, vocab_size=vocab_size, **overrides)
+            return preset(name, vocab_size=vocab_size, **decided, **overrides)
         except (ValueError, TypeError) as error:
             raise InputError(f"model: {error}") from error
 

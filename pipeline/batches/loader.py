@@ -3,9 +3,9 @@
 In: shard folders with their manifests, the numbers of a recipe's phase, rank and world size. Out: for each
 step all of the rank's micro-batches, with the count of their labels: the loss is normalised over the whole
 step (law 5), so that count must be known before the first backward.
-What always holds: a step's samples and masks depend on (manifest, seed, phase, lanes, global batch, masking,
-step) only; a loader that starts at step s gives what one that ran there would, at no cost in s; every rank gets
-equally many micro-batches; a worker that dies ends in one RunFailed.
+What always holds: a step's samples and masks depend on (manifest, seed, phase, lanes, global batch, objective,
+masking, step) only; a loader that starts at step s gives what one that ran there would, at no cost in s; every rank
+gets equally many micro-batches; a worker that dies ends in one RunFailed.
 
 Example:
     source = Source(folder="SHARDS", manifest=read_manifest("SHARDS"))
@@ -36,13 +36,14 @@ from pipeline.batches.share import Share
 from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.errors import InputError, RunFailed
+from pipeline.objectives import MLM_NSP, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepBatches:
     """One step's work of one rank.
 
-    masked, labelled, lost: masked tokens, next labels and lost pairs over all micro-batches of this rank
+    masked, labelled, lost: tokens to be guessed, next labels and lost pairs over all micro-batches of this rank
     wait_seconds: how long the trainer waited for them
     """
 
@@ -52,6 +53,11 @@ class StepBatches:
     labelled: int
     lost: int
     wait_seconds: float
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that count: one a pair, or what the pairs gave as text."""
+        return sum(micro_batch.sequences for micro_batch in self.micro_batches)
 
     @property
     def tokens(self) -> int:
@@ -68,6 +74,7 @@ class TrainLoader:
         the most, up to `workers`, that divide both the rank's lanes and its micro-batches
     prefetch: micro-batches that a worker prepares ahead; at least a whole step's are
     stop_step: the first step that is not made (None: without end)
+    objective: which layout, and what is asked
     steps: the phase's; needed where the masking rate moves over them
     damage: what a block that cannot be read does: `error`, or `skip` (its pairs become lost ones)
 
@@ -86,6 +93,7 @@ class TrainLoader:
         sequence_length: int,
         masking: MaskingConfig,
         special: SpecialIds,
+        objective: Objective = MLM_NSP,
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
@@ -115,6 +123,7 @@ class TrainLoader:
             masking=masking,
             special=special,
             sequence_length=sequence_length,
+            objective=objective,
             buckets=buckets,
             start_step=start_step,
             stop_step=stop_step,

@@ -19,15 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batches.masking import Masked
-from pipeline.batches.sequences import IGNORED, SPECIALS_A_PAIR, Sequences
-from pipeline.batches.special_ids import SpecialIds
+from pipeline.batches.sequences import IGNORED, Sequences
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-# In the buffer each micro-batch is: ten numbers, then its arrays, the widest first, padded to eight bytes.
-_NUMBERS = 10
+# In the buffer each micro-batch is: eleven numbers, then its arrays, the widest first, padded to eight bytes.
+_NUMBERS = 11
 _ALIGNMENT = 8
 
 
@@ -36,23 +35,24 @@ class MicroBatch:
     """T tokens of B sequences laid end to end, M of them to be guessed.
 
     step, micro_step: where in the run it stands
-    pairs: sequences that count; B, or 0 where it only keeps ranks in step
+    sequences: those that count; B, or 0 where it only keeps ranks in step
     longest: tokens of the longest sequence
     masked: labels that count, at most M
     labelled: next labels that count, at most B
-    lost: sequences without tokens, whose block could not be read; they count nowhere
+    lost: pairs without tokens, whose block could not be read; they count nowhere
     short_of_candidates: how many more should have been masked, had there been candidates
-    samples_B: int64, each sequence's number in the split; epochs_B: int64, the epoch it is read in
+    samples_B: int64, the number in the split of the pair that each sequence is, or begins in; epochs_B: int64, the
+        epoch it is read in
     tokens_T: int32; segments_T: int8, 0 for [CLS] A [SEP], 1 for B [SEP]
     positions_T: int16, from 0 in each sequence
     sequence_starts_B1: int32, where each sequence begins, and the end of the last
     masked_positions_M: int32, indices into tokens_T; masked_labels_M: int32, IGNORED where it doesn't count
-    next_labels_B: int8, 1 where segment B is a random next
+    next_labels_B: int8, 1 where segment B is a random next, or stands first; IGNORED where nothing is asked
     """
 
     step: int
     micro_step: int
-    pairs: int
+    sequences: int
     longest: int
     masked: int
     labelled: int
@@ -76,7 +76,12 @@ class MicroBatch:
     @property
     def tokens(self) -> int:
         """Tokens of real sequences."""
-        return int(self.sequence_starts_B1[-1]) if self.pairs else 0
+        return int(self.sequence_starts_B1[-1]) if self.sequences else 0
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each sequence that counts."""
+        return np.diff(self.sequence_starts_B1)[: self.sequences]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Its arrays by name."""
@@ -170,6 +175,11 @@ class Buckets:
 BUCKETS = Buckets()
 
 
+def even_edges(sequences: int, micro_batches: int) -> NDArray[np.int64]:
+    """The first sequence of each micro-batch, and the end: dealt in order, numbers that differ by one at most."""
+    return np.arange(micro_batches + 1) * sequences // micro_batches
+
+
 def pack(
     sequences: Sequences,
     masked: Masked,
@@ -177,43 +187,58 @@ def pack(
     step: int,
     micro_steps: Sequence[int],
     pad_id: int,
+    edges: NDArray[np.int64],
+    lost: int = 0,
     buckets: Buckets = BUCKETS,
 ) -> NDArray[np.uint8]:
-    """Cut sequences into equal micro-batches, one for each of `micro_steps`, and lay these into one buffer."""
-    each = len(sequences) // len(micro_steps)
+    """Cut sequences into micro-batches, one for each of `micro_steps`, and lay these into one buffer.
+
+    edges: the first sequence of each micro-batch, and the end; none is empty (see `blanks`)
+    lost: pairs that were lost without leaving a sequence; the first micro-batch counts them
+    """
     starts = sequences.starts
     lengths = np.diff(starts)
     positions = (np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)).astype(np.int16)
     segments = positions >= np.repeat(sequences.a_ends.astype(np.int16), lengths)
-    edges = np.arange(0, len(sequences) + 1, each)
+    counts = np.diff(edges).tolist()
     token_edges = starts[edges].tolist()
     masked_edges = np.concatenate([[0], np.cumsum(masked.counts)])[edges].tolist()
     longest = np.maximum.reduceat(lengths, edges[:-1]).tolist()
-    is_lost = lengths == SPECIALS_A_PAIR
-    short = np.add.reduceat(np.where(is_lost, 0, masked.short), edges[:-1]).tolist()
-    lost = np.add.reduceat(is_lost, edges[:-1], dtype=np.int64).tolist()
-    labelled = np.add.reduceat(sequences.next_labels != IGNORED, edges[:-1], dtype=np.int64).tolist()
+    is_blank, there = sequences.is_blank, sequences.samples >= 0
+
+    def total(values: NDArray[Any]) -> list[int]:
+        sums: list[int] = np.add.reduceat(values, edges[:-1], dtype=np.int64).tolist()
+        return sums
+
+    numbers = {
+        "sequences": total(there),
+        "labelled": total(sequences.next_labels != IGNORED),
+        "lost": total(is_blank & there),
+        "short": total(np.where(is_blank, 0, masked.short)),
+    }
+    numbers["lost"][0] += lost
     shapes = [
-        (_bucketed(t1 - t0, buckets.tokens), _bucketed(m1 - m0, buckets.masked))
-        for t0, t1, m0, m1 in zip(token_edges, token_edges[1:], masked_edges, masked_edges[1:], strict=False)
+        (count, _bucketed(t1 - t0, buckets.tokens), _bucketed(m1 - m0, buckets.masked))
+        for count, t0, t1, m0, m1 in zip(
+            counts, token_edges, token_edges[1:], masked_edges, masked_edges[1:], strict=False
+        )
     ]
-    sizes = [packed_size(each, *shape) for shape in shapes]
+    sizes = [packed_size(*shape) for shape in shapes]
     buffer = np.empty(sum(sizes), np.uint8)
     offset = 0
     for index, micro_step in enumerate(micro_steps):
-        (tokens, places), here = shapes[index], buffer[offset : offset + sizes[index]]
-        rows = slice(index * each, (index + 1) * each)
+        shape, here = shapes[index], buffer[offset : offset + sizes[index]]
+        first, last = edges[index : index + 2]
         t0, t1 = token_edges[index : index + 2]
         m0, m1 = masked_edges[index : index + 2]
         here[: 8 * _NUMBERS].view(np.int64)[:] = (
-            step, micro_step, each, tokens, places, longest[index], m1 - m0, labelled[index], lost[index],
-            short[index],
+            step, micro_step, *shape, longest[index], m1 - m0, *(each[index] for each in numbers.values()),
         )  # fmt: skip
-        views = _views(here, each, tokens, places)
-        views["samples_B"][:] = sequences.samples[rows]
-        views["epochs_B"][:] = sequences.epochs[rows]
-        views["next_labels_B"][:] = sequences.next_labels[rows]
-        np.subtract(starts[rows.start : rows.stop + 1], t0, out=views["sequence_starts_B1"], casting="unsafe")
+        views = _views(here, *shape)
+        views["samples_B"][:] = sequences.samples[first:last]
+        views["epochs_B"][:] = sequences.epochs[first:last]
+        views["next_labels_B"][:] = sequences.next_labels[first:last]
+        np.subtract(starts[first : last + 1], t0, out=views["sequence_starts_B1"], casting="unsafe")
         _fill(views["tokens_T"], masked.tokens[t0:t1], pad_id)
         _fill(views["positions_T"], positions[t0:t1], 0)
         _fill(views["segments_T"], segments[t0:t1], 0)
@@ -233,14 +258,14 @@ def unpack(buffer: NDArray[np.uint8]) -> list[MicroBatch]:
     found, offset = [], 0
     while offset < len(buffer):
         numbers = buffer[offset : offset + 8 * _NUMBERS].view(np.int64).tolist()
-        step, micro_step, sequences, tokens, places, longest, masked, labelled, lost, short = numbers
-        size = packed_size(sequences, tokens, places)
-        views = _views(buffer[offset : offset + size], sequences, tokens, places)
+        step, micro_step, size_B, size_T, size_M, longest, masked, sequences, labelled, lost, short = numbers
+        size = packed_size(size_B, size_T, size_M)
+        views = _views(buffer[offset : offset + size], size_B, size_T, size_M)
         found.append(
             MicroBatch(
                 step=step,
                 micro_step=micro_step,
-                pairs=sequences,
+                sequences=sequences,
                 longest=longest,
                 masked=masked,
                 labelled=labelled,
@@ -251,34 +276,3 @@ def unpack(buffer: NDArray[np.uint8]) -> list[MicroBatch]:
         )
         offset += size
     return found
-
-
-def empty_micro_batch(
-    *, step: int, micro_step: int, special: SpecialIds, buckets: Buckets = BUCKETS
-) -> MicroBatch:
-    """One that counts nowhere: [CLS] [SEP] [SEP] without labels, for ranks that must call the network too."""
-    tokens = np.full(_bucketed(SPECIALS_A_PAIR, buckets.tokens), special.pad_id, np.int32)
-    tokens[:SPECIALS_A_PAIR] = special.cls_id, special.sep_id, special.sep_id
-    positions = np.zeros(len(tokens), np.int16)
-    positions[:SPECIALS_A_PAIR] = range(SPECIALS_A_PAIR)
-    segments = np.zeros(len(tokens), np.int8)
-    segments[SPECIALS_A_PAIR - 1] = 1
-    return MicroBatch(
-        step=step,
-        micro_step=micro_step,
-        pairs=0,
-        longest=SPECIALS_A_PAIR,
-        masked=0,
-        labelled=0,
-        lost=0,
-        short_of_candidates=0,
-        samples_B=np.full(1, -1),
-        epochs_B=np.zeros(1, np.int64),
-        tokens_T=tokens,
-        sequence_starts_B1=np.array([0, SPECIALS_A_PAIR], np.int32),
-        masked_positions_M=np.zeros(buckets.masked, np.int32),
-        masked_labels_M=np.full(buckets.masked, IGNORED, np.int32),
-        positions_T=positions,
-        next_labels_B=np.full(1, IGNORED, np.int8),
-        segments_T=segments,
-    )

@@ -2,7 +2,7 @@
 
 In: blocks of pairs, and which of them in which order. Out: `Sequences`, [CLS] A [SEP] B [SEP] laid end to end.
 What always holds: a sequence is a function of its own pair; a pair that was lost is [CLS] [SEP] [SEP] without a
-label.
+label, a blank. (`text` makes other sequences of these.)
 
 Example:
     sequences = lay_out(blocks, samples, special)
@@ -20,19 +20,21 @@ from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Block
 
 SPECIALS_A_PAIR = 3
+BLANK_A_END = 2
 # The label of a pair that has none; PyTorch's cross-entropy passes over it.
 IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sequences:
-    """Sequences [CLS] A [SEP] B [SEP], laid end to end, in the order in which they are trained on.
+    """Sequences laid end to end, in the order in which they are trained on: [CLS] A [SEP] B [SEP], or [CLS] … [SEP].
 
     tokens: ids as narrow as the shards hold them (T)
     starts: int64 (B + 1), where each begins, and the end of the last
-    a_ends: int32 (B), tokens of [CLS] A [SEP]: where segment B begins inside its sequence
-    next_labels: int8 (B), 1 where B is a random next, IGNORED where the pair is lost
-    samples, epochs: int64 (B), each sequence's identity
+    a_ends: int32 (B), tokens of [CLS] A [SEP]: where segment B begins inside its sequence, or the sequence ends
+    next_labels: int8 (B), 1 where B is a random next (or the segments are swapped), else 0; IGNORED where there is no
+        label, as where the pair is lost
+    samples, epochs: int64 (B), the pair that a sequence is, or begins in; a sample of −1 counts nowhere
     """
 
     tokens: NDArray[Any]
@@ -44,6 +46,12 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.a_ends)
+
+    @property
+    def is_blank(self) -> NDArray[np.bool_]:
+        """Which are [CLS] [SEP] [SEP]: lost pairs, and what fills a micro-batch that has nothing else (B)."""
+        is_blank: NDArray[np.bool_] = self.a_ends == BLANK_A_END
+        return is_blank
 
     def take(self, first: int, last: int) -> "Sequences":
         """Sequences first … last − 1, copying no token."""
@@ -109,4 +117,16 @@ def lay_out(blocks: Sequence[Block], samples: Samples, special: SpecialIds) -> S
         next_labels=next_labels,
         samples=samples.sample,
         epochs=samples.epoch,
+    )
+
+
+def blanks(count: int, special: SpecialIds) -> Sequences:
+    """Sequences that count nowhere, for micro-batches that would be empty: ranks call the network equally often."""
+    return Sequences(
+        tokens=np.tile(np.array([special.cls_id, special.sep_id, special.sep_id], np.uint32), count),
+        starts=np.arange(count + 1) * SPECIALS_A_PAIR,
+        a_ends=np.full(count, BLANK_A_END, np.int32),
+        next_labels=np.full(count, IGNORED, np.int8),
+        samples=np.full(count, -1),
+        epochs=np.zeros(count, np.int64),
     )

@@ -8,27 +8,40 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.counts import parameter_count
+from pipeline.objectives import OBJECTIVES, TASKS, Objective
 from pipeline.training.checkpoints import CheckpointInfo
+
+_USE = {
+    "fill-mask": """from transformers import pipeline
+pipeline("fill-mask", model="PATH/TO/THIS/FOLDER")("The capital of France is [MASK].")""",
+    "text-generation": """from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("PATH/TO/THIS/FOLDER")
+model = AutoModelForCausalLM.from_pretrained("PATH/TO/THIS/FOLDER")
+beginning = tokenizer("The capital of France is", return_tensors="pt").input_ids[:, :-1]  # without the last [SEP]
+written = model.generate(beginning, max_new_tokens=20, eos_token_id=tokenizer.sep_token_id)
+print(tokenizer.decode(written[0], skip_special_tokens=True))""",
+}
 
 
 def model_card(info: CheckpointInfo, identity: str, largest_difference: float) -> str:
     """The README.md of a model folder; `identity` is the hash of the checkpoint's own record."""
-    config = ModelConfig(**info.model)
+    config, objective = ModelConfig(**info.model), OBJECTIVES[info.recipe["objective"]]
     cased = "cased" if info.vocabulary["cased"] else "uncased"
+    use = "text-generation" if objective.causal else "fill-mask"
+    learned = " and ".join(TASKS[task] for task in objective.tasks)
     return f"""---
 library_name: transformers
-pipeline_tag: fill-mask
-tags: [bert, fill-mask, bertpipe]
+pipeline_tag: {use}
+tags: [bert, {use}, bertpipe]
 ---
 
 # BERT, {config.layers} layers × {config.hidden_size}, {cased}
 
-Pretrained from scratch by masked language modelling and next-sentence prediction (Devlin et al. 2018,
-arXiv 1810.04805) with bertpipe {info.versions.get("bertpipe", "")}.
+Pretrained from scratch by {learned} ({objective.source}),
+with bertpipe {info.versions.get("bertpipe", "")}. {_heads(objective)}
 
 ```python
-from transformers import pipeline
-pipeline("fill-mask", model="PATH/TO/THIS/FOLDER")("The capital of France is [MASK].")
+{_USE[use]}
 ```
 
 ## Network
@@ -52,9 +65,10 @@ pipeline("fill-mask", model="PATH/TO/THIS/FOLDER")("The capital of France is [MA
         _table(
             {
                 "steps": f"{info.step:,}",
-                "sequences seen": f"{info.samples:,}",
+                "pairs seen": f"{info.samples:,}",
                 "tokens seen": f"{info.tokens:,}",
-                "masking": _masking(info.recipe["masking"]),
+                "objective": f"`{objective.name}`",
+                "masking": "none" if objective.causal else _masking(info.recipe["masking"]),
                 "precision": info.recipe["precision"],
                 "seed": info.recipe["seed"],
                 **{
@@ -66,7 +80,7 @@ pipeline("fill-mask", model="PATH/TO/THIS/FOLDER")("The capital of France is [MA
 
 ## Held-out figures
 
-{_held_out(info.held_out)}
+{_held_out(info.held_out, objective)}
 
 ## Lineage
 
@@ -103,20 +117,30 @@ def _masking(masking: dict[str, Any]) -> str:
 
 def _phase(phase: dict[str, Any]) -> str:
     return (
-        f"{phase['steps']:,} steps of {phase['global_batch']} sequences of up to {phase['sequence_length']} tokens, "
+        f"{phase['steps']:,} steps of {phase['global_batch']} pairs, sequences of up to {phase['sequence_length']} "
+        "tokens, "
         f"{phase['optimizer']}, peak learning rate {phase['learning_rate']:g}, {phase['warmup_steps']:,} warm-up steps"
     )
 
 
-def _held_out(figures: dict[str, float]) -> str:
+def _heads(objective: Objective) -> str:
+    """What the heads that leave with the network have learned."""
+    if objective.pair_label == "next":
+        return "Its `cls.seq_relationship` tells whether B follows A (0) or is random (1)."
+    if objective.pair_label == "order":
+        return "Its `cls.seq_relationship` tells whether two consecutive segments are in order (0) or swapped (1)."
+    if objective.causal:
+        return "Each token sees those on its left alone: a decoder, without a pooler. A text ends in `[SEP]`."
+    return "It has no pooler and no head for pairs of sentences."
+
+
+def _held_out(figures: dict[str, float], objective: Objective) -> str:
     if not figures:
         return "No evaluation ran before this checkpoint."
-    return _table(
-        {
-            "measured at step": f"{figures['step']:,.0f}",
-            "MLM loss": f"{figures['mlm_loss']:.4f} nats (perplexity {figures['mlm_perplexity']:.1f})",
-            "MLM accuracy": f"{figures['mlm_accuracy']:.2%}",
-            "NSP loss": f"{figures['nsp_loss']:.4f} nats",
-            "NSP accuracy": f"{figures['nsp_accuracy']:.2%}",
-        }
-    )
+    rows = {"measured at step": f"{figures['step']:,.0f}"}
+    for task in objective.tasks:
+        perplexity = figures.get(f"{task}_perplexity")
+        also = "" if perplexity is None else f" (perplexity {perplexity:.1f})"
+        rows[f"{task.upper()} loss"] = f"{figures[f'{task}_loss']:.4f} nats{also}"
+        rows[f"{task.upper()} accuracy"] = f"{figures[f'{task}_accuracy']:.2%}"
+    return _table(rows)

@@ -3,7 +3,8 @@
 In: a checkpoint of any ZeRO stage. Out: `config.json, model.safetensors, vocab.txt, tokenizer.json,
 tokenizer_config.json, special_tokens_map.json, README.md`. What always holds: the folder appears whole or not
 at all, and only after `transformers` has loaded it and given the trained engine's logits (law 9), tied
-decoder and NSP head included.
+decoder and the pairs' head included. The objective decides which of transformers' classes that is: BertForPreTraining,
+BertForMaskedLM or, as a decoder, BertLMHeadModel.
 
 Example:
     bertpipe convert RUNS/mini/checkpoints/latest -o MODELS/mini
@@ -19,7 +20,7 @@ import numpy as np
 
 from model.config import ModelConfig
 from model.counts import parameter_count
-from model.hf_names import hf_config, tied_names, to_hf
+from model.hf_names import architecture, hf_config, tied_names, to_hf
 from pipeline import storage
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.errors import InputError, RunFailed
@@ -107,10 +108,8 @@ def _write_model(
     stored = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied_names()}
     lineage = {"format": "pt", "bertpipe.checkpoint": identity, "bertpipe.step": str(info.step)}
     write_tensors(folder / "model.safetensors", stored, lineage)
-    configuration = hf_config(network.config, pad_token_id=vocabulary.pad_id) | {"dtype": "float32"}
-    storage.write_json(
-        str(folder / "config.json"), {"architectures": ["BertForPreTraining"], **configuration}
-    )
+    configuration = hf_config(network.config, pad_token_id=vocabulary.pad_id)
+    storage.write_json(str(folder / "config.json"), configuration | {"dtype": "float32"})
     save_vocabulary(vocabulary, str(folder))
     specials = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     storage.write_json(str(folder / "special_tokens_map.json"), specials)
@@ -130,11 +129,10 @@ def prove(folder: Path, config: ModelConfig, engine_answers: "dict[str, torch.Te
 
     Raises RunFailed where it is above 1e-4, or where transformers misses or doesn't know a weight.
     """
-    from transformers import BertForPreTraining
-    from transformers.utils.logging import disable_progress_bar
+    import transformers
 
-    disable_progress_bar()
-    theirs, loading = BertForPreTraining.from_pretrained(
+    transformers.utils.logging.disable_progress_bar()
+    theirs, loading = getattr(transformers, architecture(config)).from_pretrained(
         folder, output_loading_info=True, local_files_only=True, attn_implementation="eager"
     )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -169,7 +167,6 @@ def _transformers_logits(theirs: Any, config: ModelConfig) -> "dict[str, torch.T
     with torch.no_grad():
         answer = theirs(**padded)
     probed = given["probed_P"]
-    return {
-        "mlm_PV": answer.prediction_logits[sequence[probed], given["positions_T"][probed]],
-        "nsp_B2": answer.seq_relationship_logits,
-    }
+    logits_BSV = answer.prediction_logits if config.pair_head else answer.logits
+    answers = {"mlm_PV": logits_BSV[sequence[probed], given["positions_T"][probed]]}
+    return answers | ({"nsp_B2": answer.seq_relationship_logits} if config.pair_head else {})

@@ -51,7 +51,7 @@ class CheckpointInfo:
     """What a checkpoint is.
 
     step: optimizer steps done over all phases
-    samples, tokens: sequences and real tokens trained on so far
+    samples, tokens: pairs and real tokens trained on so far
     held_out: the figures of the run's last evaluation and its `step`; empty before the first
     shards: the manifests' hashes, one a phase
     files: size in bytes and hash of every file, by its path inside the folder

@@ -6,6 +6,7 @@ piped. What always holds: rank 0 alone draws; nobody needs to look.
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.progress import duration, write
@@ -15,10 +16,13 @@ _SECONDS_BETWEEN_DRAWS = 0.2
 
 
 class TrainingDisplay:
-    """Draws steps of a run of `total` steps, of which `done` are behind."""
+    """Draws steps of a run of `total` steps, of which `done` are behind.
 
-    def __init__(self, *, total: int, done: int, shown: bool) -> None:
-        self._total, self._first, self._shown = total, done, shown
+    tasks: those that metrics have losses and accuracies of
+    """
+
+    def __init__(self, *, total: int, done: int, shown: bool, tasks: Sequence[str]) -> None:
+        self._total, self._first, self._shown, self._tasks = total, done, shown, tasks
         self._terminal = sys.stderr.isatty()
         self._started = time.monotonic()
         self._drawn = 0.0
@@ -35,20 +39,21 @@ class TrainingDisplay:
         self._drawn = now
         step = metrics["step"]
         left = (now - self._started) / (step - self._first) * (self._total - step)
+        losses = ", ".join(f"{task} {metrics[f'{task}_loss']:.3f}" for task in self._tasks)
+        accuracies = ", ".join(f"{task} {metrics[f'{task}_accuracy']:.1%}" for task in self._tasks)
         line = (
-            f"step {step}/{self._total}  loss {metrics['loss']:.3f} "
-            f"(mlm {metrics['mlm_loss']:.3f}, nsp {metrics['nsp_loss']:.3f})  "
-            f"accuracy mlm {metrics['mlm_accuracy']:.1%}, nsp {metrics['nsp_accuracy']:.1%}  "
+            f"step {step}/{self._total}  loss {metrics['loss']:.3f} ({losses})  accuracy {accuracies}  "
             f"{metrics['sequences_per_second']:.0f} sequences/s  {metrics['tokens_per_second']:,.0f} tokens/s  "
             f"{duration(left)} left"
         )
         write(f"\r\x1b[2K{line}" if self._terminal else f"{line}\n")
         if evaluated:
-            self.say(
-                f"step {step}  held-out mlm loss {metrics['held_out_mlm_loss']:.4f}, "
-                f"accuracy {metrics['held_out_mlm_accuracy']:.1%}; "
-                f"nsp loss {metrics['held_out_nsp_loss']:.4f}, accuracy {metrics['held_out_nsp_accuracy']:.1%}"
+            figures = "; ".join(
+                f"{task} loss {metrics[f'held_out_{task}_loss']:.4f}, "
+                f"accuracy {metrics[f'held_out_{task}_accuracy']:.1%}"
+                for task in self._tasks
             )
+            self.say(f"step {step}  held-out {figures}")
 
     def say(self, line: str) -> None:
         """A line that stays."""

@@ -1,8 +1,8 @@
-"""Held-out loss and accuracy of both objectives, beside what a unigram model would reach.
+"""Held-out loss and accuracy of what a network was trained for, beside what a unigram model would reach.
 
-In: a network and held-out micro-batches, or a checkpoint and a shard folder. Out: MLM and NSP loss (nats)
-and accuracy, perplexity. What always holds: the same pairs with the same masks at every evaluation, whatever
-the ranks; dropout off; the network's mode is put back.
+In: a network and held-out micro-batches, or a checkpoint and a shard folder. Out: loss (nats) and accuracy of
+tokens and, where something is asked of them, of pairs; perplexity. What always holds: the same sequences with the
+same masks at every evaluation, whatever the ranks; dropout off; the network's mode is put back.
 
 Example:
     bertpipe evaluate RUNS/mini/checkpoints/latest --shards SHARDS
@@ -21,8 +21,9 @@ from pipeline.batches.held_out import held_out_micro_batches
 from pipeline.batches.microbatch import MicroBatch
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.manifest import Manifest, read_manifest
-from pipeline.corpus.shards import read_block
+from pipeline.corpus.shards import Block, read_block
 from pipeline.errors import InputError
+from pipeline.objectives import MLM_NSP, OBJECTIVES, Objective
 from pipeline.recipe import recipe_from
 from pipeline.training import checkpoints
 from pipeline.training.preflight import vocabulary_of
@@ -64,45 +65,53 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         )
     vocabulary = vocabulary_of(config.shards, manifest)
     recipe = recipe_from(info.recipe, str(config.checkpoint))
-    if manifest.max_seq_length > info.model["max_positions"]:
+    objective, special = OBJECTIVES[recipe.objective], SpecialIds.of(vocabulary)
+    if objective.layout == "pair" and manifest.max_seq_length > info.model["max_positions"]:
         raise InputError(
             f"{config.shards} holds pairs of up to {manifest.max_seq_length} tokens, the model has "
             f"{info.model['max_positions']} positions; evaluate on shards of shorter pairs"
         )
+    pairs = min(config.sequences or math.inf, manifest.pairs("validation"))
+    length = recipe.phases[recipe.phase_of(max(0, info.step - 1))].sequence_length
     micro_batches = held_out_micro_batches(
         config.shards,
         manifest,
-        sequences=config.sequences or max(1, manifest.pairs("validation")),
+        sequences=max(1, int(pairs)),
         micro_batch=_MICRO_BATCH,
         masking=recipe.masking,
-        special=SpecialIds.of(vocabulary),
+        special=special,
         seed=recipe.seed,
+        objective=objective,
+        text_length=length,
     )
     network = checkpoints.load_network(checkpoint, info)
     device = "cuda" if local_devices() else "cpu"
     counted = LabelCounts(vocabulary.size)
-    result = evaluate(network.to(device), counted.of(micro_batches), device)
-    result["unigram_mlm_loss"] = unigram_loss(config.shards, manifest, counted.labels)
-    return {"step": info.step, "sequences": counted.pairs, **result}
+    result = evaluate(network.to(device), counted.of(micro_batches), device, objective)
+    ends = Ends(sep_id=special.sep_id, length=length) if objective.causal else None
+    result[f"unigram_{objective.token_task}_loss"] = unigram_loss(
+        config.shards, manifest, counted.labels, ends
+    )
+    return {"step": info.step, "objective": objective.name, "sequences": int(pairs), **result}
 
 
 class LabelCounts:
-    """Counts what passes by: pairs, and how often each token is to be guessed."""
+    """Counts how often each token is to be guessed in what passes by."""
 
     def __init__(self, vocab_size: int) -> None:
         self.labels = np.zeros(vocab_size, np.int64)
-        self.pairs = 0
 
     def of(self, micro_batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
         """The same micro-batches, counted."""
         for micro_batch in micro_batches:
             labels = micro_batch.masked_labels_M
             self.labels += np.bincount(labels[labels >= 0], minlength=len(self.labels))
-            self.pairs += micro_batch.pairs
             yield micro_batch
 
 
-def evaluate(network: Any, micro_batches: Iterable[MicroBatch], device: str) -> dict[str, float]:
+def evaluate(
+    network: Any, micro_batches: Iterable[MicroBatch], device: str, objective: Objective = MLM_NSP
+) -> dict[str, float]:
     """Losses (nats), accuracies and perplexity over a rank's held-out micro-batches and the other ranks'.
 
     network: anything that is called like `BertForPretraining`; every rank calls it equally often
@@ -110,7 +119,7 @@ def evaluate(network: Any, micro_batches: Iterable[MicroBatch], device: str) -> 
     import torch
 
     totals = torch.zeros(4, dtype=torch.float64, device=device)
-    masked = pairs = 0
+    masked = labelled = 0
     training = network.training
     network.eval()
     with torch.no_grad():
@@ -118,44 +127,75 @@ def evaluate(network: Any, micro_batches: Iterable[MicroBatch], device: str) -> 
             sums = network(**micro_batch.tensors(device))
             totals += torch.stack([value.double() for value in sums])
             masked += micro_batch.masked
-            pairs += micro_batch.pairs
+            labelled += micro_batch.labelled
     network.train(training)
-    values = sum_over_ranks([*totals.tolist(), masked, pairs], device)
-    mlm_sum, nsp_sum, mlm_correct, nsp_correct, all_masked, all_pairs = values
-    mlm_loss = mlm_sum / all_masked
-    return {
-        "mlm_loss": mlm_loss,
-        "mlm_accuracy": mlm_correct / all_masked,
-        "mlm_perplexity": math.exp(min(mlm_loss, 700.0)),
-        "nsp_loss": nsp_sum / all_pairs,
-        "nsp_accuracy": nsp_correct / all_pairs,
-    }
+    values = sum_over_ranks([*totals.tolist(), masked, labelled], device)
+    token_sum, pair_sum, token_correct, pair_correct, tokens, pairs = values
+    # Of few held-out pairs none may have an order to ask for.
+    pairs = max(1.0, pairs)
+    loss = token_sum / tokens
+    return objective.figures(
+        token={
+            "loss": loss,
+            "accuracy": token_correct / tokens,
+            "perplexity": math.exp(min(loss, 700.0)),
+        },
+        pair={"loss": pair_sum / pairs, "accuracy": pair_correct / pairs},
+    )
 
 
-def unigram_loss(shards: str, manifest: Manifest, label_counts: NDArray[np.int64]) -> float:
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """Where a text has [SEP], which is to be guessed left to right like any token.
+
+    length: of a text's sequences, each of which ends in one
+    """
+
+    sep_id: int
+    length: int
+
+    def of(self, block: Block) -> float:
+        """About how many there are in a block's pairs laid as text."""
+        # Behind each pair, before each random B; and one more wherever a sequence is cut.
+        separators = len(block) + int(block.random_next.sum())
+        return separators + (len(block.tokens) + separators) / (self.length - 2)
+
+
+def unigram_loss(
+    shards: str, manifest: Manifest, label_counts: NDArray[np.int64], ends: Ends | None = None
+) -> float:
     """Nats a label costs a model that knows only how often each token occurs in the training shards.
 
     label_counts: how often each token of the vocabulary is to be guessed
+    ends: where [SEP] is to be guessed, too
     Frequencies are smoothed by one, over evenly spaced blocks where there are more than 512.
     """
     table = manifest.of_split("train")
     chosen = np.unique(np.linspace(0, table.blocks - 1, min(table.blocks, _UNIGRAM_BLOCKS)).astype(int))
     counts = np.ones(len(label_counts))
     for row, index in map(table.locate_block, chosen.tolist()):
-        counts += np.bincount(read_block(shards, table[row], index).tokens, minlength=len(counts))
+        block = read_block(shards, table[row], index)
+        counts += np.bincount(block.tokens, minlength=len(counts))
+        if ends is not None:
+            counts[ends.sep_id] += ends.of(block)
     nats = np.log(counts.sum()) - np.log(counts)
     return float((nats * label_counts).sum() / label_counts.sum())
 
 
 def describe(result: dict[str, Any]) -> str:
     """The result as a person reads it."""
-    below = result["unigram_mlm_loss"] - result["mlm_loss"]
-    return "\n".join(
-        (
-            f"step {result['step']}, {result['sequences']:,} held-out pairs",
-            f"MLM  loss {result['mlm_loss']:.4f} nats ({abs(below):.4f} {'below' if below > 0 else 'ABOVE'} the "
-            f"unigram baseline of {result['unigram_mlm_loss']:.4f})  accuracy {result['mlm_accuracy']:.2%}  "
-            f"perplexity {result['mlm_perplexity']:.1f}",
-            f"NSP  loss {result['nsp_loss']:.4f} nats (chance: 0.6931)  accuracy {result['nsp_accuracy']:.2%}",
+    objective = OBJECTIVES[result["objective"]]
+    task, pair_task = objective.token_task, objective.pair_task
+    loss, baseline = result[f"{task}_loss"], result[f"unigram_{task}_loss"]
+    lines = [
+        f"step {result['step']}, {result['sequences']:,} held-out pairs",
+        f"{task.upper()}  loss {loss:.4f} nats ({abs(baseline - loss):.4f} {'below' if loss < baseline else 'ABOVE'} "
+        f"the unigram baseline of {baseline:.4f})  accuracy {result[f'{task}_accuracy']:.2%}  "
+        f"perplexity {result[f'{task}_perplexity']:.1f}",
+    ]
+    if pair_task is not None:
+        lines.append(
+            f"{pair_task.upper()}  loss {result[f'{pair_task}_loss']:.4f} nats (chance: 0.6931)  "
+            f"accuracy {result[f'{pair_task}_accuracy']:.2%}"
         )
-    )
+    return "\n".join(lines)

@@ -47,7 +47,9 @@ class Training:
     def run(self, log: Log, tracker: Tracker, request: StopRequest) -> None:
         """Train to the last step; raises Stopped after a stop signal, its checkpoint written."""
         recipe = self._plan.recipe
-        display = TrainingDisplay(total=recipe.steps, done=self.step, shown=self._world.is_first)
+        display = TrainingDisplay(
+            total=recipe.steps, done=self.step, shown=self._world.is_first, tasks=self._plan.objective.tasks
+        )
         for index in range(len(recipe.phases)):
             if self.step >= self._plan.first_step(index + 1):
                 continue
@@ -59,9 +61,7 @@ class Training:
                     self._refuse_emptiness(turn)
                     sums = self._train(index, turn)
                     seconds = time.perf_counter() - marked
-                    metrics = self._metrics(
-                        index, sums, loader.plan.epochs_done(turn.batches.step + 1), seconds
-                    )
+                    metrics = self._metrics(sums, loader.plan.epochs_done(turn.batches.step + 1), seconds)
                     metrics["samples_lost"] = turn.lost
                     if self._is_due(recipe.evaluate.every):
                         metrics |= self._evaluate(index)
@@ -114,32 +114,31 @@ class Training:
 
     def _refuse_nonsense(self, sums: StepSums) -> None:
         """Stop where the numbers have left the finite: the next checkpoint would bury the last good one."""
-        loss = sums.mlm_loss + sums.nsp_loss
-        if math.isfinite(loss) and math.isfinite(sums.gradient_norm):
+        if math.isfinite(sums.loss) and math.isfinite(sums.gradient_norm):
             return
         if not self._world.is_first:
             raise Echo(RunFailed.exit_code)
         raise RunFailed(
-            f"step {self.step} has loss {loss} and gradient norm {sums.gradient_norm}; lower learning_rate or raise "
-            f"warmup_steps, in a new run; the last good checkpoint is that of step {self._saved}"
+            f"step {self.step} has loss {sums.loss} and gradient norm {sums.gradient_norm}; lower learning_rate or "
+            f"raise warmup_steps, in a new run; the last good checkpoint is that of step {self._saved}"
         )
 
-    def _metrics(self, index: int, sums: StepSums, epoch: float, seconds: float) -> dict[str, Any]:
+    def _metrics(self, sums: StepSums, epoch: float, seconds: float) -> dict[str, Any]:
         """What `metrics.jsonl` says of the step just done (the design's names)."""
-        phase, ranks = self._plan.recipe.phases[index], self._world.size
+        ranks = self._world.size
         return {
             "step": self.step,
             "epoch": round(epoch, 6),
             "samples": self._samples,
             "tokens": self._tokens,
-            "loss": sums.mlm_loss + sums.nsp_loss,
-            "mlm_loss": sums.mlm_loss,
-            "nsp_loss": sums.nsp_loss,
-            "mlm_accuracy": sums.mlm_accuracy,
-            "nsp_accuracy": sums.nsp_accuracy,
+            "loss": sums.loss,
+            **self._plan.objective.figures(
+                token={"loss": sums.token_loss, "accuracy": sums.token_accuracy},
+                pair={"loss": sums.pair_loss, "accuracy": sums.pair_accuracy},
+            ),
             "learning_rate": sums.learning_rate,
             "gradient_norm": sums.gradient_norm,
-            "sequences_per_second": phase.global_batch / seconds,
+            "sequences_per_second": sums.sequences / seconds,
             "tokens_per_second": sums.tokens / seconds,
             "mfu": sums.flops / seconds / (self._matrix_rate * ranks),
             "data_wait_share": min(1.0, sums.wait_seconds / ranks / seconds),
@@ -152,6 +151,7 @@ class Training:
             self._engine.network,
             self._plan.held_out(index, self._world),
             self._engine.device,
+            self._plan.objective,
         )
         self._held_out_figures = figures | {"step": self.step}
         return {f"held_out_{name}": value for name, value in figures.items()}

@@ -22,6 +22,8 @@ from dataclasses import dataclass, fields
 
 from model.config import ModelConfig
 from model.counts import activation_bytes, parameter_count
+from pipeline.batches.asking import most_asked
+from pipeline.objectives import OBJECTIVES
 from pipeline.phase import Phase
 from pipeline.recipe import Recipe
 from pipeline.training.settings import ZeroSettings
@@ -61,7 +63,7 @@ class Estimate:
     master: the fp32 copy of the weights that is updated
     buckets: what communication and the optimizer's step copy
     activations: kept for the backward pass, and what that makes in passing
-    logits: log-probabilities over the vocabulary at masked tokens
+    logits: log-probabilities over the vocabulary at the tokens to be guessed: masked ones, or nearly all (`ltr`)
     context: what a process takes before there is a network
     host: in the node's memory, for what is offloaded; not part of `device`
     """
@@ -193,11 +195,14 @@ def _buckets(settings: ZeroSettings, element: int, model: ModelConfig) -> int:
 
 
 def batch_of(recipe: Recipe, phase: Phase, micro_batch: int | None = None) -> Batch:
-    """The largest micro-batch of a phase; of `micro_batch` sequences, where that is given."""
+    """The largest micro-batch of a phase; of `micro_batch` sequences, where that is given.
+
+    Pairs laid as text give about as many full sequences as they are.
+    """
     return Batch(
         sequences=micro_batch or phase.micro_batch,
         length=phase.sequence_length,
-        masked=recipe.masking.most(phase.sequence_length),
+        masked=most_asked(OBJECTIVES[recipe.objective], recipe.masking, phase.sequence_length),
     )
 
 

@@ -17,6 +17,7 @@ from pipeline.batches.phase_order import phase_order
 from pipeline.batches.sources import Source, identity, read_sources, shares
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.vocabulary import Vocabulary
+from pipeline.objectives import OBJECTIVES, Objective
 from pipeline.recipe import Recipe
 from pipeline.training import preflight
 from pipeline.training.engine import check_zero
@@ -49,6 +50,11 @@ class Plan:
     def shard_hashes(self) -> list[str]:
         """The identity of what each phase reads."""
         return [identity(each) for each in self.sources]
+
+    @property
+    def objective(self) -> Objective:
+        """What the recipe trains for."""
+        return OBJECTIVES[self.recipe.objective]
 
     def first_step(self, index: int) -> int:
         """Steps of the phases before phase `index`."""
@@ -99,6 +105,7 @@ class Plan:
             sequence_length=phase.sequence_length,
             masking=self.recipe.masking,
             special=SpecialIds.of(self.vocabulary),
+            objective=self.objective,
             rank=world.rank,
             world_size=world.size,
             workers=self.recipe.loader.workers,
@@ -125,6 +132,8 @@ class Plan:
                 masking=self.recipe.masking,
                 special=SpecialIds.of(self.vocabulary),
                 seed=self.recipe.seed,
+                objective=self.objective,
+                text_length=phase.sequence_length,
                 rank=world.rank,
                 world_size=world.size,
             )

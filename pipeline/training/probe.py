@@ -40,7 +40,7 @@ def probe_input(config: ModelConfig) -> dict[str, Any]:
 
 
 def probe_logits(network: Any, config: ModelConfig, device: str = "cpu") -> "dict[str, torch.Tensor]":
-    """`mlm_PV` and `nsp_B2`: the network's fp32 answers, dropout off; its mode is put back after."""
+    """The network's fp32 answers, dropout off: `mlm_PV` and, with a pairs' head, `nsp_B2`; its mode is put back."""
     import torch
 
     given = {
@@ -52,10 +52,9 @@ def probe_logits(network: Any, config: ModelConfig, device: str = "cpu") -> "dic
     network.eval()
     with torch.no_grad():
         hidden_TH, pooled_BH = network.encode(**given)
-        answer = {
-            "mlm_PV": network.mlm_logits(hidden_TH, probed_P).float().cpu().contiguous(),
-            "nsp_B2": network.nsp_logits(pooled_BH).float().cpu().contiguous(),
-        }
+        answer = {"mlm_PV": network.mlm_logits(hidden_TH, probed_P).float().cpu().contiguous()}
+        if config.pair_head:
+            answer["nsp_B2"] = network.nsp_logits(pooled_BH).float().cpu().contiguous()
     network.train(training)
     return answer
 

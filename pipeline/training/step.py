@@ -1,7 +1,7 @@
 """One optimizer step: forward, backward, update, and the figures that it leaves.
 
 In: an engine and a rank's micro-batches of one step. Out: `StepSums` over all ranks. What always holds: the
-loss is normalised over the global batch's masked tokens and pairs (law 5), so accumulation, ranks and
+loss is normalised over the global batch's labels of tokens and of pairs (law 5), so accumulation, ranks and
 micro-batches change no gradient; dropout is a function of (seed, step, micro-step, rank), so a resumed step
 is the same step.
 """
@@ -9,8 +9,6 @@ is the same step.
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from model.config import ModelConfig
 from model.counts import step_flops
@@ -30,7 +28,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class StepSums:
     """Sums over the global batch.
 
-    mlm_loss, nsp_loss: nats a masked token, nats a pair
+    token_loss, pair_loss: nats a token to be guessed, nats a pair that something is asked of (0 where nothing is)
+    sequences: that counted
     tokens: real tokens, special ones included
     flops: floating-point operations that they take
     wait_seconds: what the ranks waited for data, summed
@@ -38,15 +37,21 @@ class StepSums:
     learning_rate: of this step
     """
 
-    mlm_loss: float
-    nsp_loss: float
-    mlm_accuracy: float
-    nsp_accuracy: float
+    token_loss: float
+    pair_loss: float
+    token_accuracy: float
+    pair_accuracy: float
+    sequences: int
     tokens: int
     flops: float
     wait_seconds: float
     gradient_norm: float
     learning_rate: float
+
+    @property
+    def loss(self) -> float:
+        """What the gradient is of."""
+        return self.token_loss + self.pair_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,17 +131,19 @@ def train_step(
         loss = sums.mlm_sum / max(1, masked) + sums.nsp_sum / max(1, labelled)
         engine.backward(loss, last=number == len(batches.micro_batches) - 1)
         totals += torch.stack([value.detach().double() for value in sums])
-        flops += step_flops(model, np.diff(micro_batch.sequence_starts_B1), micro_batch.masked)
+        flops += step_flops(model, micro_batch.lengths, micro_batch.masked)
     norm = engine.step(learning_rate)
-    mlm, nsp, mlm_correct, nsp_correct, all_tokens, all_flops, wait = sum_over_ranks(
-        [*totals.tolist(), float(batches.tokens), float(flops), batches.wait_seconds], engine.device
+    counts = [float(batches.sequences), float(batches.tokens), float(flops), batches.wait_seconds]
+    mlm, nsp, mlm_correct, nsp_correct, sequences, tokens, all_flops, wait = sum_over_ranks(
+        [*totals.tolist(), *counts], engine.device
     )
     return StepSums(
-        mlm_loss=mlm / max(1, masked),
-        nsp_loss=nsp / max(1, labelled),
-        mlm_accuracy=mlm_correct / max(1, masked),
-        nsp_accuracy=nsp_correct / max(1, labelled),
-        tokens=int(all_tokens),
+        token_loss=mlm / max(1, masked),
+        pair_loss=nsp / max(1, labelled),
+        token_accuracy=mlm_correct / max(1, masked),
+        pair_accuracy=nsp_correct / max(1, labelled),
+        sequences=int(sequences),
+        tokens=int(tokens),
         flops=all_flops,
         wait_seconds=wait,
         gradient_norm=norm,

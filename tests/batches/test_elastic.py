@@ -42,7 +42,7 @@ def steps_by(
         ) as loader:  # fmt: skip
             for sequences, step in zip(found, loader, strict=True):
                 for batch in step.micro_batches:
-                    for row in range(batch.pairs):
+                    for row in range(batch.sequences):
                         first, last = batch.sequence_starts_B1[row : row + 2]
                         here = (batch.masked_positions_M >= first) & (batch.masked_positions_M < last)
                         here &= batch.masked_labels_M >= 0

@@ -22,16 +22,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.batches import block_source
-from pipeline.batches.assembly import Assembly
 from pipeline.batches.held_out import held_out_micro_batches
 from pipeline.batches.loader import StepBatches, TrainLoader
 from pipeline.batches.masking import MaskingConfig
-from pipeline.batches.microbatch import IGNORED, Buckets, MicroBatch, unpack
+from pipeline.batches.microbatch import IGNORED, Buckets, MicroBatch
 from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.manifest import Manifest, read_manifest, write_manifest
 from pipeline.corpus.shards import ShardInfo, read_block
 from pipeline.errors import InputError, RunFailed
+from workshop.micro_batches import by_all_readers, each_sequence
 
 LENGTH = 32
 # A tar of one pair beside one of 2,610 (blocks of 1,024, 1,024 and 562). A lane's epoch is 337 of the 2,701
@@ -57,43 +57,19 @@ def steps(made: TrainLoader, count: int) -> list[StepBatches]:
         return list(islice(made, count))
 
 
-def by_all_readers(made: TrainLoader, step: int) -> list[MicroBatch]:
-    """What a step's workers would make, each made here."""
-    assembly: Assembly = made._assembly
-    found = []
-    for reader in range(made.share.readers):
-        for chunk in islice(assembly.chunks(reader), assembly.chunks_a_step):
-            found += unpack(chunk)
-    assert {batch.step for batch in found} == {step}
-    return sorted(found, key=lambda batch: batch.micro_step)
-
-
 def contents(batches: list[MicroBatch]) -> dict[tuple[int, int], tuple[bytes, ...]]:
     """What each sequence of some micro-batches looks like, by (epoch, sample)."""
     found = {}
     for batch in batches:
-        for index in range(batch.pairs):
-            here = slice(*batch.sequence_starts_B1[index : index + 2])
-            counts = batch.masked_labels_M != IGNORED
-            inside = (
-                counts & (batch.masked_positions_M >= here.start) & (batch.masked_positions_M < here.stop)
-            )
-            identity = int(batch.epochs_B[index]), int(batch.samples_B[index])
+        for identity, content in each_sequence(batch):
             assert identity not in found
-            found[identity] = (
-                batch.tokens_T[here].tobytes(),
-                batch.segments_T[here].tobytes(),
-                batch.positions_T[here].tobytes(),
-                (batch.masked_positions_M[inside] - here.start).tobytes(),
-                batch.masked_labels_M[inside].tobytes(),
-                batch.next_labels_B[index].tobytes(),
-            )
+            found[identity] = content
     return found
 
 
 def same(one: MicroBatch, other: MicroBatch) -> bool:
     numbers = (
-        "step", "micro_step", "pairs", "longest", "masked", "labelled", "lost", "short_of_candidates",
+        "step", "micro_step", "sequences", "longest", "masked", "labelled", "lost", "short_of_candidates",
     )  # fmt: skip
     return all(getattr(one, name) == getattr(other, name) for name in numbers) and all(
         array.dtype == other.arrays()[name].dtype and array.tobytes() == other.arrays()[name].tobytes()
@@ -115,7 +91,7 @@ def test_a_micro_batch_is_the_shards_pairs_laid_out_and_masked(shards: Any, spec
     assert step.tokens == sum(int(b.sequence_starts_B1[-1]) for b in step.micro_batches)
     for index, batch in enumerate(step.micro_batches):
         assert batch.position == (0, index)
-        assert batch.pairs == 16 == len(batch.next_labels_B)
+        assert batch.sequences == 16 == len(batch.next_labels_B)
         original = batch.tokens_T.copy()
         counted = batch.masked_labels_M != IGNORED
         assert counted.sum() == batch.masked
@@ -325,7 +301,7 @@ def test_a_trainer_that_forgets_to_close_its_loader_still_ends(shards: Any, tmp_
         env=os.environ | {"PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     assert ended.returncode == (1 if how == "raises" else 0)
     workers = [int(pid) for pid in ended.stdout.split()]
@@ -653,7 +629,7 @@ def test_held_out_pairs_are_the_same_whatever_ranks_and_micro_batches(
 
 def test_an_empty_micro_batch_counts_nowhere(shards: Any, special: SpecialIds) -> None:
     empty = held_out(shards, special, micro_batch=100, rank=1, world_size=2)[0]
-    assert empty.pairs == empty.masked == empty.tokens == 0
+    assert empty.sequences == empty.masked == empty.tokens == 0
     assert (empty.masked_labels_M == IGNORED).all()
     assert (empty.next_labels_B == IGNORED).all()
     assert empty.tokens_T[:3].tolist() == [2, 3, 3]

@@ -172,7 +172,7 @@ def step_contents(sources: list[Source], special: SpecialIds, **more: Any) -> li
                 if not rank:
                     found.append(set())
                 for batch in step.micro_batches:
-                    for row in range(batch.pairs):
+                    for row in range(batch.sequences):
                         here = slice(*batch.sequence_starts_B1[row : row + 2])
                         content = batch.epochs_B[row], batch.samples_B[row], batch.tokens_T[here].tobytes()
                         assert content not in found[index]

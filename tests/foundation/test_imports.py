@@ -20,6 +20,7 @@ ROAD = (
         "pipeline.configuration",
         "pipeline.counter_random",
         "pipeline.dealing",
+        "pipeline.objectives",
         "pipeline.processes",
         "pipeline.progress",
         "pipeline.shared_bytes",

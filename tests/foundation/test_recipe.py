@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from pipeline.errors import InputError
+from pipeline.objectives import OBJECTIVES
 from pipeline.recipe import Recipe, read_recipe, recipe_from
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +98,14 @@ def phase(**values: Any) -> dict[str, Any]:
         (changed(phases=[]), "phases is empty"),
         (changed(phases={}), "phases is {}; it must be a list"),
         (changed(phases=[3]), "phases.0 is 3; it must hold keys"),
-        (changed(objective="clm"), r"mlm\+nsp"),
+        (changed(objective="clm"), r"mlm\+nsp, mlm\+sop, mlm, ltr"),
+        (
+            changed(model={"preset": "tiny", "causal": True}),
+            r"model.causal is not set in a recipe; .*mlm\+nsp",
+        ),
+        (changed(model={"preset": "tiny", "pair_head": False}), "model.pair_head is not set in a recipe"),
+        (changed(model={"preset": "tiny", "type_vocab_size": 1}), "has segments A and B; set it to 2"),
+        (changed(objective="mlm", masking={"epochs": 1}), "masking.epochs is 1, .* leave it out"),
         (changed(precision="bf8"), "fp32"),
         (changed(masking={"mask": 0.5}), "masking"),
         (changed(masking={"rate": 1.5}), "rate"),
@@ -158,3 +166,42 @@ def test_lanes_default_to_the_largest_common_divisor_up_to_64() -> None:
     assert recipe_from(MINIMAL | {"phases": [PHASE, second]}, "").resolved_lanes == 32
     large = PHASE | {"global_batch": 4096}
     assert recipe_from(MINIMAL | {"phases": [large]}, "").resolved_lanes == 64
+
+
+def test_lanes_of_text_default_to_what_gives_each_eight_pairs_a_step() -> None:
+    text = MINIMAL | {"objective": "mlm"}
+    second = PHASE | {"global_batch": 96, "micro_batch": 16}
+    assert recipe_from(text, "").resolved_lanes == 8
+    assert recipe_from(text | {"phases": [PHASE | {"global_batch": 1024}]}, "").resolved_lanes == 64
+    assert recipe_from(text | {"phases": [PHASE, second]}, "").resolved_lanes == 4
+    assert (
+        recipe_from(text | {"phases": [PHASE | {"global_batch": 4, "micro_batch": 4}]}, "").resolved_lanes
+        == 1
+    )
+    assert recipe_from(text | {"lanes": 64}, "").resolved_lanes == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "pair_head", "causal"),
+    [("mlm+nsp", True, False), ("mlm+sop", True, False), ("mlm", False, False), ("ltr", False, True)],
+)
+def test_the_objective_decides_the_networks_form(name: str, pair_head: bool, causal: bool) -> None:
+    # What has no segments can do without their embeddings; what is masked plays no part left to right.
+    more = {} if pair_head else {"model": {"preset": "tiny", "type_vocab_size": 1}}
+    masking = {"epochs": 1} if causal else {}
+    recipe = recipe_from(MINIMAL | {"objective": name, "masking": masking} | more, "")
+    config = recipe.model_config(vocab_size=100)
+    assert (config.pair_head, config.causal) == (pair_head, causal)
+
+
+def test_figures_bear_the_names_of_what_is_learned() -> None:
+    names = {
+        name: list(objective.figures(token={"loss": 1, "accuracy": 2}, pair={"loss": 3}))
+        for name, objective in OBJECTIVES.items()
+    }
+    assert names == {
+        "mlm+nsp": ["mlm_loss", "mlm_accuracy", "nsp_loss"],
+        "mlm+sop": ["mlm_loss", "mlm_accuracy", "sop_loss"],
+        "mlm": ["mlm_loss", "mlm_accuracy"],
+        "ltr": ["ltr_loss", "ltr_accuracy"],
+    }

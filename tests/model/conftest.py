@@ -91,3 +91,24 @@ def gradients() -> Callable[[nn.Module, torch.Tensor], dict[str, torch.Tensor]]:
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     return of
+
+
+@pytest.fixture
+def saved_bytes() -> Callable[[BertForPretraining, Batch], int]:
+    """Bytes of the storages that autograd keeps for the backward pass, each once, weights left out."""
+
+    def of(model: BertForPretraining, batch: Batch) -> int:
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        kept: dict[int, torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            address = tensor.untyped_storage().data_ptr()
+            if address not in weights:
+                kept[address] = tensor  # held, so that no other storage gets this address
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(**batch)
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    return of

@@ -1,32 +1,14 @@
 """The authority: `transformers`' BertForPreTraining with the same weights, on the same pairs, padded."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 
 from model.hf_names import hf_config, tied_names, to_hf
+from workshop.padding import padded
 
 transformers = pytest.importorskip("transformers")
 
 MIXED, EQUAL = (5, 17, 9, 23, 1, 12), (16, 16, 16, 16)
-
-
-def padded(batch):
-    """The same pairs as transformers takes them: a (B, S) grid, and a label for each slot."""
-    starts, longest = batch["sequence_starts_B1"].tolist(), batch["longest"]
-    shape = (len(starts) - 1, longest)
-    names = "input_ids", "token_type_ids", "attention_mask"
-    grid = {name: torch.zeros(shape, dtype=torch.int64) for name in names}
-    labels = torch.full(shape, -100)
-    for b, (start, end) in enumerate(pairwise(starts)):
-        grid["input_ids"][b, : end - start] = batch["tokens_T"][start:end]
-        grid["token_type_ids"][b, : end - start] = batch["segments_T"][start:end]
-        grid["attention_mask"][b, : end - start] = 1
-        inside = (batch["masked_positions_M"] >= start) & (batch["masked_positions_M"] < end)
-        inside &= batch["masked_labels_M"] != -100
-        labels[b, batch["masked_positions_M"][inside] - start] = batch["masked_labels_M"][inside]
-    return {**grid, "labels": labels}
 
 
 @pytest.mark.parametrize("lengths", [MIXED, EQUAL], ids=["mixed", "equal"])

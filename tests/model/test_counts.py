@@ -67,22 +67,6 @@ def test_base_needs_about_six_operations_a_parameter_and_token():
     assert step_flops(shape, [128], masked=0) / 128 == pytest.approx(6 * 85.1e6, rel=0.05)
 
 
-def saved_bytes(model: BertForPretraining, batch: dict[str, Any]) -> int:
-    """Bytes of the storages that autograd keeps for the backward pass, each once, weights left out."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        address = tensor.untyped_storage().data_ptr()
-        if address not in weights:
-            kept[address] = tensor  # held, so that no other storage gets this address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(**batch)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize("element", [4, 2])
 @pytest.mark.parametrize(("attention_dropout", "hidden_dropout"), [(0.1, 0.1), (0.0, 0.0), (0.1, 0.0)])
@@ -90,6 +74,7 @@ def saved_bytes(model: BertForPretraining, batch: dict[str, Any]) -> int:
 def test_the_activations_are_those_that_autograd_keeps(
     lay_end_to_end: Callable[..., dict[str, Any]],
     config: ModelConfig,
+    saved_bytes: Callable[[BertForPretraining, dict[str, Any]], int],
     activation: str,
     element: int,
     attention_dropout: float,

@@ -82,6 +82,12 @@ def test_unknown_names_are_refused_with_the_nearest_known_one(name, overrides, m
             {"initializer_range": 0},
             "model.initializer_range is 0: give a number between 0 and 1, such as 1.0e-12",
         ),
+        ({"pair_head": 1}, "model.pair_head is 1: give true or false"),
+        (
+            {"causal": True},
+            "model.causal is true and so is model.pair_head: [CLS] sees no token on its right, so nothing can be "
+            "asked of it; set pair_head to false",
+        ),
         ({"activation": "gelu_new"}, "model.activation 'gelu_new' is unknown: did you mean 'gelu'?"),
     ],
 )

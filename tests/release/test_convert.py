@@ -213,7 +213,7 @@ def test_a_network_that_knows_the_answers_reaches_zero_loss(shards: Path) -> Non
     assert (result["mlm_loss"], result["mlm_accuracy"], result["nsp_accuracy"]) == (0.0, 1.0, 1.0)
     assert oracle.training
     counted = LabelCounts(vocabulary.size)
-    assert sum(batch.pairs for batch in counted.of(batches)) == counted.pairs == 50
+    assert sum(batch.sequences for batch in counted.of(batches)) == 50
     nats = unigram_loss(str(shards), manifest, counted.labels)
     assert 3 < nats < torch.log(torch.tensor(float(vocabulary.size)))
 

@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.recipe import Recipe, recipe_from
 from pipeline.training import room as room_module
 from pipeline.training.host_memory import host_memory
-from pipeline.training.memory import Batch, Estimate, estimate, gib
+from pipeline.training.memory import Batch, Estimate, estimate, estimate_phase, gib
 from pipeline.training.plan import make_plan
 from pipeline.training.room import SHIPPED, Room, check_memory
 from pipeline.training.settings import ZeroSettings, read_settings
@@ -191,6 +191,24 @@ def test_host_memory_counts_where_the_optimizer_is_offloaded(large: Recipe) -> N
     with pytest.raises(InputError, match=r"of host memory and its share is 0\.5 GiB"):
         check(offloading, Room(device=80 * GIB, host=GIB // 2, gpu=True))
     assert check(offloading, Room(device=80 * GIB, host=64 * GIB, gpu=True)) is None
+
+
+def test_left_to_right_has_logits_at_every_token_and_no_pairs_head(large: Recipe) -> None:
+    room = Room(device=80 * GIB, host=64 * GIB, gpu=True)
+    settings = read_settings("zero1")
+    need = {}
+    for name in ("mlm+nsp", "mlm", "ltr"):
+        recipe = dataclasses.replace(large, objective=name)
+        model, phase = recipe.model_config(30522), recipe.phases[0]
+        need[name] = estimate_phase(recipe, phase, model, settings, ranks=8, gpu=True)
+        assert check_memory(recipe, model, settings, ranks=8, room=room) is None
+    # 511 of 512 tokens against 77.
+    assert need["ltr"].logits / need["mlm"].logits == pytest.approx(511 / 77)
+    assert need["ltr"].logits == 16 * 511 * 30522 * 4
+    # They stand three times at their peak.
+    assert need["ltr"].device - need["mlm"].device > 2.5 * (need["ltr"].logits - need["mlm"].logits)
+    # A pooler and a head of two classes, with gradients and, over 8 ranks, the optimizer's part.
+    assert need["mlm+nsp"].weights - need["mlm"].weights == 4 * (1024 * 1024 + 1024 + 2 * 1024 + 2)
 
 
 def test_memory_that_cannot_be_told_refuses_nothing(large: Recipe) -> None:

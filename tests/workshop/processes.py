@@ -15,12 +15,14 @@ LEARNED = (
     "step", "epoch", "samples", "tokens", "loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy",
     "learning_rate", "gradient_norm",
 )  # fmt: skip
+# Of whatever objective, held out and not.
+_FIGURES = ("_loss", "_accuracy", "_perplexity")
 CONTRACT = {*LEARNED, "sequences_per_second", "tokens_per_second", "mfu", "data_wait_share"}
 
 
 def learned(run: Path) -> list[dict[str, Any]]:
     return [
-        {name: value for name, value in line.items() if name in LEARNED or name.startswith("held_out")}
+        {name: value for name, value in line.items() if name in LEARNED or name.endswith(_FIGURES)}
         for line in read_metrics(run)
     ]
 
