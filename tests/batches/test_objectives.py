@@ -1,6 +1,7 @@
 """Each objective's sequences, labels and masks: what they are, and that nobody's part in making them shows."""
 
 from collections import Counter
+from collections.abc import Iterable
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -334,6 +335,9 @@ class OnePair:
             document_a=np.zeros(1024, np.uint64), document_b=np.ones(1024, np.uint64),
         )  # fmt: skip
 
+    def request(self, numbers: Iterable[int]) -> None:
+        pass
+
     def read(self, number: int) -> Block:
         return self.block
 
@@ -356,7 +360,7 @@ def test_no_text_is_too_large_for_the_slots_of_a_loader(
     # The most that pairs can be: full, with a random B each.
     plan = OrderPlan(block_pairs=[1024], seed=1, phase=0, lanes=lanes, global_batch=24)
     assembly = Assembly(
-        folder="", shards=(), share=Share(plan=plan, rank=0, world_size=1, micro_batch=micro_batch, workers=workers),
+        folders=(), share=Share(plan=plan, rank=0, world_size=1, micro_batch=micro_batch, workers=workers),
         masking=MaskingConfig(rate=1.0), special=special, sequence_length=length, objective=OBJECTIVES[name],
         buckets=Buckets(tokens=bucket, masked=bucket), stop_step=2,
     )  # fmt: skip
