@@ -113,8 +113,9 @@ class Assembly:
         keys = mask_keys(seed=plan.seed, phase=plan.phase, epochs=epochs, samples=sequences.samples)
         rate = self.masking.rate_at(step, self.steps)
         masked = mask_tokens(
-            sequences.tokens, sequences.starts, keys, self.masking, self.special, self.sequence_length, rate
-        )
+            sequences.tokens, sequences.starts, keys, self.masking, self.special, self.sequence_length, rate,
+            sequences.continues,
+        )  # fmt: skip
         return pack(
             sequences,
             masked,

@@ -84,9 +84,19 @@ def choose_tokens(tokens: NDArray[Any], starts: I64, wanted: I64, keys: U64, spe
     return _chosen(hidden, starts)
 
 
-def choose_words(tokens: NDArray[Any], starts: I64, wanted: I64, keys: U64, special: SpecialIds) -> Chosen:
-    """Words in random order, all their pieces, passing over those that would be too many."""
-    words = _Words(tokens, starts, keys, special)
+def choose_words(
+    tokens: NDArray[Any],
+    starts: I64,
+    wanted: I64,
+    keys: U64,
+    special: SpecialIds,
+    continues: NDArray[np.bool_] | None = None,
+) -> Chosen:
+    """Words in random order, all their pieces, passing over those that would be too many.
+
+    continues: T, tokens that continue the word before them; None: the vocabulary's `##` pieces
+    """
+    words = _Words(tokens, starts, keys, special, continues)
     hidden = np.zeros(len(tokens), np.bool_)
     for part, numbers in words.in_random_order():
         remaining = wanted[part].copy()
@@ -117,15 +127,17 @@ def choose_spans(
     wanted: I64,
     keys: U64,
     special: SpecialIds,
+    continues: NDArray[np.bool_] | None = None,
     *,
     p: float,
     longest: int,
 ) -> Chosen:
     """Spans of whole words that begin at words in random order.
 
+    continues: as `choose_words` has it
     p, longest: of the geometric distribution of their lengths, in words
     """
-    words = _Words(tokens, starts, keys, special)
+    words = _Words(tokens, starts, keys, special, continues)
     shares = p * (1 - p) ** np.arange(longest)
     bounds = np.cumsum(shares / shares.sum())[:-1]
     hidden, begins = np.zeros(len(tokens), np.bool_), np.zeros(len(tokens), np.int64)
@@ -171,9 +183,16 @@ class _Words:
     offsets: B + 1, the number of each sequence's first word
     """
 
-    def __init__(self, tokens: NDArray[Any], starts: I64, keys: U64, special: SpecialIds) -> None:
+    def __init__(
+        self,
+        tokens: NDArray[Any],
+        starts: I64,
+        keys: U64,
+        special: SpecialIds,
+        continues: NDArray[np.bool_] | None,
+    ) -> None:
         is_special = special.is_special[tokens]
-        begins = ~special.is_continuing[tokens]
+        begins = ~special.is_continuing[tokens] if continues is None else ~continues | is_special
         begins[starts[:-1][starts[:-1] < len(tokens)]] = True
         begins[1:] |= is_special[:-1]
         first = np.flatnonzero(begins)

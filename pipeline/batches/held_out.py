@@ -82,8 +82,9 @@ def _micro_batches(
             laid = lay_out([held[int(n)] for n in samples.blocks], samples, special)
             keys = mask_keys(seed=plan.seed, phase=0, epochs=laid.epochs, samples=laid.samples)
             masked = mask_tokens(
-                laid.tokens, laid.starts, keys, masking, special, sequence_length, masking.last_rate
-            )
+                laid.tokens, laid.starts, keys, masking, special, sequence_length, masking.last_rate,
+                laid.continues,
+            )  # fmt: skip
             yield from unpack(
                 pack(laid, masked, step=0, micro_steps=[number], pad_id=special.pad_id, buckets=buckets)
             )

@@ -36,7 +36,8 @@ STRATEGIES = ("token", "whole_word", "span")
 class MaskingConfig:
     """How tokens are masked (Devlin et al. 2018 §3.1: 15 %, of these 80 / 10 / 10).
 
-    strategy: `token`, each token for itself; `whole_word`, all pieces of a word; `span`, words in a row
+    strategy: `token`, each token for itself; `whole_word`, all pieces of a word; `span`, words in a row; words are
+        those that the shards know, where they do, and else a token and the `##` pieces behind it
     rate: share of a sequence's tokens that are to be guessed
     final_rate: the share at a phase's last step, where it changes steadily from step to step
     mask, random, keep: shares of those that become [MASK], become another token, stay; of a span's, all alike
@@ -145,6 +146,7 @@ def mask_tokens(
     special: SpecialIds,
     sequence_length: int,
     rate: float | None = None,
+    continues: NDArray[np.bool_] | None = None,
 ) -> Masked:
     """Mask sequences laid end to end; `tokens` is left as it is.
 
@@ -153,11 +155,12 @@ def mask_tokens(
     keys: B, as `mask_keys` makes them
     sequence_length: of the phase; decides the most predictions
     rate: of the step; by default the configuration's first
+    continues: T, tokens that continue the word before them; by default the vocabulary's `##` pieces
     """
     starts = starts.astype(np.int64, copy=False)
     lengths = np.diff(starts)
     wanted = config.predictions(lengths, sequence_length, config.rate if rate is None else rate)
-    chosen = _choose(tokens, starts, wanted, keys, config, special)
+    chosen = _choose(tokens, starts, wanted, keys, config, special, continues)
     places = chosen.places + starts[chosen.rows]
     counts = np.bincount(chosen.rows, minlength=len(lengths))
     seen = tokens.astype(np.int32)
@@ -173,12 +176,13 @@ def _choose(
     keys: NDArray[np.uint64],
     config: MaskingConfig,
     special: SpecialIds,
+    continues: NDArray[np.bool_] | None,
 ) -> Chosen:
     if config.strategy == "whole_word":
-        return choose_words(tokens, starts, wanted, keys, special)
+        return choose_words(tokens, starts, wanted, keys, special, continues)
     if config.strategy == "span":
         p, longest = config.span_p, config.span_longest
-        return choose_spans(tokens, starts, wanted, keys, special, p=p, longest=longest)
+        return choose_spans(tokens, starts, wanted, keys, special, continues, p=p, longest=longest)
     return choose_tokens(tokens, starts, wanted, keys, special)
 
 

@@ -33,6 +33,7 @@ class Sequences:
     a_ends: int32 (B), tokens of [CLS] A [SEP]: where segment B begins inside its sequence
     next_labels: int8 (B), 1 where B is a random next, IGNORED where the pair is lost
     samples, epochs: int64 (B), each sequence's identity
+    continues: bool (T), tokens that continue the word before them; None where the vocabulary's `##` pieces say it
     """
 
     tokens: NDArray[Any]
@@ -41,6 +42,7 @@ class Sequences:
     next_labels: NDArray[np.int8]
     samples: NDArray[np.int64]
     epochs: NDArray[np.int64]
+    continues: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.a_ends)
@@ -55,6 +57,7 @@ class Sequences:
             next_labels=self.next_labels[first:last],
             samples=self.samples[first:last],
             epochs=self.epochs[first:last],
+            continues=None if self.continues is None else self.continues[begin:end],
         )
 
 
@@ -71,6 +74,19 @@ def join(parts: Sequence[Sequences]) -> Sequences:
         next_labels=np.concatenate([part.next_labels for part in parts]),
         samples=np.concatenate([part.samples for part in parts]),
         epochs=np.concatenate([part.epochs for part in parts]),
+        continues=_joined_flags(parts),
+    )
+
+
+def _joined_flags(parts: Sequence[Sequences | Block]) -> NDArray[np.bool_] | None:
+    """Which tokens of several parts continue a word, where any part knows.
+
+    A part that doesn't, among others that do, is one whose block was lost: it has no words.
+    """
+    if all(part.continues is None for part in parts):
+        return None
+    return np.concatenate(
+        [np.zeros(len(part.tokens), np.bool_) if part.continues is None else part.continues for part in parts]
     )
 
 
@@ -98,8 +114,11 @@ def lay_out(blocks: Sequence[Block], samples: Samples, special: SpecialIds) -> S
         laid = laid.astype(np.uint32)
     a_ends = runs[0::2]
     laid[starts[:-1]] = special.cls_id
-    laid[starts[:-1] + a_ends - 1] = special.sep_id
-    laid[starts[1:] - 1] = special.sep_id
+    separators = np.concatenate([starts[:-1] + a_ends - 1, starts[1:] - 1])
+    laid[separators] = special.sep_id
+    if (continues := _joined_flags(blocks)) is not None:
+        continues = np.append(continues, False).take(places, mode="clip")
+        continues[starts[:-1]] = continues[separators] = False
     next_labels = np.concatenate([block.random_next for block in blocks])[pair].astype(np.int8)
     next_labels[lengths[pair] == 0] = IGNORED  # lost
     return Sequences(
@@ -109,4 +128,5 @@ def lay_out(blocks: Sequence[Block], samples: Samples, special: SpecialIds) -> S
         next_labels=next_labels,
         samples=samples.sample,
         epochs=samples.epoch,
+        continues=continues,
     )

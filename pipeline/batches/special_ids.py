@@ -59,11 +59,7 @@ class SpecialIds:
             sep_id=vocabulary.sep_id,
             mask_id=vocabulary.mask_id,
             special_ids=tuple(vocabulary.special_ids),
-            continuing_ids=tuple(
-                number
-                for number, token in enumerate(vocabulary.tokens)
-                if token.startswith("##") and token != "##"
-            ),
+            continuing_ids=vocabulary.continuing_ids,
         )
 
     @cached_property
