@@ -36,13 +36,17 @@ def laid(rows: list[list[int]]) -> tuple[Any, Any]:
     return np.concatenate(rows).astype(np.uint16), starts
 
 
-def words_of(row: list[int]) -> list[list[int]]:
-    """The places of each word that may be hidden."""
+Flags = list[bool] | None
+
+
+def words_of(row: list[int], flags: Flags = None) -> list[list[int]]:
+    """The places of each word that may be hidden; flags: which tokens continue a word, else the vocabulary says."""
     words: list[list[int]] = []
     for place, token in enumerate(row):
         if token < 20:
             continue
-        if token % 2 == 0 and place and row[place - 1] >= 20:
+        continues = token % 2 == 0 if flags is None else flags[place]
+        if continues and place and row[place - 1] >= 20:
             words[-1].append(place)
         else:
             words.append([place])
@@ -61,18 +65,18 @@ def shuffled(words: list[list[int]], row_key: int) -> list[int]:
     return sorted(range(len(words)), key=sorts)
 
 
-def published_words(row: list[int], wanted: int, row_key: int) -> dict[int, int]:
+def published_words(row: list[int], wanted: int, row_key: int, flags: Flags = None) -> dict[int, int]:
     """create_masked_lm_predictions: place → the place whose draw decides."""
-    words, chosen = words_of(row), []
+    words, chosen = words_of(row, flags), []
     for number in shuffled(words, row_key):
         if len(chosen) + len(words[number]) <= wanted:
             chosen += words[number]
     return {place: place for place in chosen}
 
 
-def published_spans(row: list[int], wanted: int, row_key: int) -> dict[int, int]:
+def published_spans(row: list[int], wanted: int, row_key: int, flags: Flags = None) -> dict[int, int]:
     """SpanBERT's PairWithSpanMaskingScheme: words from an anchor on, cut where the number is reached."""
-    words, chosen = words_of(row), {}
+    words, chosen = words_of(row, flags), {}
     shares = P * (1 - P) ** np.arange(LONGEST)
     bounds = np.cumsum(shares / shares.sum())
     for anchor in shuffled(words, row_key):
@@ -98,19 +102,26 @@ def of_row(chosen: Chosen, index: int) -> dict[int, int]:
     return dict(zip(chosen.places[those].tolist(), chosen.deciders[those].tolist(), strict=True))
 
 
-@given(texts, st.integers(0, 1 << 62), st.data())
+@given(texts, st.integers(0, 1 << 62), st.booleans(), st.data())
 def test_words_and_spans_are_those_of_the_published_algorithms(
-    rows: list[list[int]], seed: int, data: Any
+    rows: list[list[int]], seed: int, stored: bool, data: Any
 ) -> None:
     tokens, starts = laid(rows)
     keys = mask_keys(seed=seed, phase=0, epochs=np.zeros(len(rows), np.int64), samples=np.arange(len(rows)))
     wanted = np.array([data.draw(st.integers(0, len(row))) for row in rows])
-    words = choose_words(tokens, starts, wanted, keys, SPECIAL)
-    spans = choose_spans(tokens, starts, wanted, keys, SPECIAL, p=P, longest=LONGEST)
-    for index, row in enumerate(rows):
+    of_rows: list[Flags] = [None] * len(rows)
+    continues = None
+    if (
+        stored
+    ):  # the shards know the words; what a row begins with, and special tokens, may be flagged as well
+        of_rows = [data.draw(st.lists(st.booleans(), min_size=len(row), max_size=len(row))) for row in rows]
+        continues = np.concatenate(of_rows)
+    words = choose_words(tokens, starts, wanted, keys, SPECIAL, continues)
+    spans = choose_spans(tokens, starts, wanted, keys, SPECIAL, continues, p=P, longest=LONGEST)
+    for index, (row, flags) in enumerate(zip(rows, of_rows, strict=True)):
         row_key = int(keys[index])
-        assert of_row(words, index) == published_words(row, wanted[index], row_key)
-        assert of_row(spans, index) == published_spans(row, wanted[index], row_key)
+        assert of_row(words, index) == published_words(row, wanted[index], row_key, flags)
+        assert of_row(spans, index) == published_spans(row, wanted[index], row_key, flags)
 
 
 @given(texts, st.integers(0, 1000), st.floats(0.05, 1.0))
