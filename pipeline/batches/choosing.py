@@ -40,6 +40,8 @@ _BARRED = np.uint64((1 << 64) - 1)
 # Words looked at first where those at a row's head did not come to its number exactly, and how many times as many
 # each time after.
 _LOOKED_AT, _TIMES_MORE = 4, 4
+# Spans of a row looked at together: each is held against all before it.
+_MOST_AT_ONCE = 32
 # Span lengths are drawn from a table, to 2^-16.
 _LENGTH_BITS = 16
 
@@ -64,7 +66,9 @@ def choose_tokens(tokens: NDArray[Any], starts: I64, wanted: I64, keys: U64, spe
     tokens: T ids; starts: B + 1; wanted, keys: B
     """
     ordinary = (_kinds(tokens, special) & SPECIAL) == 0
-    return _chosen(_in_random_order(ordinary.view(np.int8), starts, wanted, keys), starts)
+    at = _in_random_order(ordinary.view(np.int8), starts, wanted, keys)
+    at.sort()
+    return _chosen(at, starts)
 
 
 def choose_words(
@@ -80,9 +84,11 @@ def choose_words(
     continues: T, tokens that continue the word before them; None: the vocabulary's `##` pieces
     """
     words = _Words(tokens, starts, special, continues)
-    sizes = words.ends() - words.first
+    sizes = words.sizes()
     whole = _in_random_order(sizes, words.offsets, wanted, keys)
-    return _chosen(_ranges(words.first[whole], sizes[whole]), starts)
+    at, _ = _ranges(words.first[whole], sizes[whole])
+    at.sort()
+    return _chosen(at, starts)
 
 
 def choose_spans(
@@ -194,8 +200,8 @@ class _Spans:
         self._run_ends = words.run_ends()
         # Beginnings looked at together, and tokens a row more than it wants, since spans may meet: nearly always
         # enough. What becomes of a row does not depend on either.
-        mean *= max(1.0, words.tokens / max(1, len(words.first)))
-        self._at_once, self._spare = 4 + int(1.6 * most_wanted / mean), int(2 * mean)
+        mean *= words.tokens / len(words.first) if words.tokens else 1
+        self._at_once, self._spare = min(_MOST_AT_ONCE, 6 + int(1.5 * most_wanted / mean)), int(3 * mean)
         self.found: list[I64] = []
 
     def lay(self, rows: I64, left: I64, limits: I64, order: Callable[[I64, I64], I64]) -> I64:
@@ -220,10 +226,13 @@ class _Spans:
             _mix_in_place(draws)
             draws >>= np.uint64(64 - _LENGTH_BITS)
             word += self._lengths.take(draws.view(np.int64))
-            stops = np.minimum(words.next.take(word, mode="clip"), self._run_ends.take(first))
+            word += 1
+            stops = np.minimum(words.first.take(word, mode="clip"), self._run_ends.take(first))
             sizes = stops - first
+            sizes *= there
             # A span begins only where none lies yet.
-            sizes[~there | self._hidden.take(first)] = 0
+            if self.found:
+                sizes[self._hidden.take(first)] = 0
             _drop_covered(first, sizes)
             before = np.cumsum(sizes, axis=0)
             before -= sizes
@@ -236,11 +245,12 @@ class _Spans:
 
     def _hide(self, rows: I64, left: I64, of_row: I64, first: I64, sizes: I64) -> None:
         """Hide the tokens of spans, ordered by row, as many as are `left`."""
-        inside, span = _ranges(first, sizes), np.repeat(np.arange(len(first), dtype=np.int32), sizes)
+        inside, span = _ranges(first, sizes)
         # Where spans meet, the earlier one has the token: it is written last.
         self._owner[inside[::-1]] = span[::-1]
         new = self._owner.take(inside) == span
-        new &= ~self._hidden.take(inside)
+        if self.found:
+            new &= ~self._hidden.take(inside)
         # Of those not hidden yet, as many as the row still wants.
         nth = np.concatenate([[0], np.cumsum(new)])
         edges = np.concatenate([[0], np.cumsum(sizes)])[np.searchsorted(of_row, np.arange(len(rows) + 1))]
@@ -254,13 +264,22 @@ class _Spans:
 
 
 def _drop_covered(first: I64, sizes: I64) -> None:
-    """Of spans of rows side by side, in order, set the `sizes` of those that begin inside an earlier one to 0."""
+    """Of spans of rows side by side, in order, set the `sizes` of those that begin inside an earlier one to 0.
+
+    Inside one that stays, that is: one that doesn't begin covers nothing.
+    """
     firsts, lengths = first.astype(np.uint32), sizes.astype(np.uint32)
-    for number in range(1, len(firsts)):
-        # How far it begins behind each; before one is very far behind.
-        behind = firsts[number] - firsts[:number]
-        lengths[number] *= ~(behind < lengths[:number]).any(axis=0)
-    sizes *= lengths > 0
+    # How far the second begins behind the first; before it is very far behind.
+    covers = np.less(firsts - firsts[:, None], lengths[:, None])
+    covers &= np.tri(len(firsts), k=-1, dtype=np.bool_).T[:, :, None]
+    # Those that nothing covers stay, those that one of these covers fall, and what is left is decided by them.
+    live = ~np.bitwise_or.reduce(covers, axis=0)
+    while True:
+        dead = np.bitwise_or.reduce(covers & live[:, None], axis=0)
+        if (live | dead).all():
+            break
+        live |= ~np.bitwise_or.reduce(covers & ~dead[:, None], axis=0)
+    sizes *= live
 
 
 @lru_cache(maxsize=8)
@@ -276,7 +295,7 @@ class _Words:
     """The words of sequences that may be hidden, numbered through all sequences.
 
     tokens: how many there are
-    first, next: a word's first token, and that of the word behind it, wherever that is
+    first: each word's first token, and behind the last word's the number of tokens
     offsets: B + 1, the number of each sequence's first word
     """
 
@@ -290,20 +309,21 @@ class _Words:
         walls = ~ordinary
         walls[1:] |= ~ordinary[:-1]
         walls[starts[:-1][starts[:-1] < len(tokens)]] = True
-        begins = (kinds & CONTINUING) == 0 if continues is None else ~continues
-        begins |= walls
-        self._ends = np.ones(len(tokens), np.bool_)
-        self._ends[:-1] = begins[1:]
-        self._ends &= ordinary
-        begins &= ordinary
+        begins = np.ones(len(tokens) + 1, np.bool_)
+        inside = (kinds & CONTINUING) != 0 if continues is None else continues
+        np.logical_or(walls, ~inside, out=begins[:-1])
+        self._lasts = begins[1:] & ordinary
+        begins[:-1] &= ordinary
         self._walls = walls
         self.first = np.flatnonzero(begins)
-        self.next = np.append(self.first[1:], len(tokens))
         self.offsets = np.searchsorted(self.first, starts)
 
-    def ends(self) -> I64:
-        """For each word the token behind its last."""
-        return np.flatnonzero(self._ends) + 1
+    def sizes(self) -> I64:
+        """For each word how many tokens it has."""
+        sizes = np.flatnonzero(self._lasts)
+        sizes -= self.first[:-1]
+        sizes += 1
+        return sizes
 
     def run_ends(self) -> I64:
         """For each token the next behind it that no word or span reaches across."""
@@ -346,17 +366,16 @@ def _shuffled(keys: U64, counts: I64) -> I64:
     return numbers.view(np.int64)
 
 
-def _ranges(first: I64, sizes: I64) -> I64:
-    """first[0] … first[0] + sizes[0] − 1, then those of first[1], …"""
-    ends = np.cumsum(sizes)
-    steps = np.repeat(first - (ends - sizes), sizes)
+def _ranges(first: I64, sizes: I64) -> tuple[I64, NDArray[np.int32]]:
+    """first[0] … first[0] + sizes[0] − 1, then those of first[1], …; and for each which one's it is."""
+    which = np.repeat(np.arange(len(first), dtype=np.int32), sizes)
+    steps = (first - (np.cumsum(sizes) - sizes)).take(which)
     steps += np.arange(len(steps))
-    return steps
+    return steps, which
 
 
 def _chosen(at: I64, starts: I64) -> Chosen:
-    """From the tokens chosen, in any order."""
-    at.sort()
+    """From the tokens chosen, ascending."""
     rows = np.repeat(np.arange(len(starts) - 1), np.diff(np.searchsorted(at, starts)))
     places = at - starts[rows]
     return Chosen(rows=rows, places=places, deciders=places)
