@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batches.choosing import Chosen, choose_spans, choose_tokens, choose_words
+from pipeline.batches.choosing import Chosen, choose_tokens, choose_words
 from pipeline.batches.mask_draws import ACT, GOLDEN, MASK, REPLACE
+from pipeline.batches.spans import choose_spans
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.configuration import at_least, one_of
 from pipeline.counter_random import draw, key, mix64, unit

@@ -12,8 +12,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batches.choosing import Chosen, choose_spans, choose_tokens, choose_words
+from pipeline.batches.choosing import Chosen, choose_tokens, choose_words
 from pipeline.batches.masking import STRATEGIES, MaskingConfig, mask_keys, mask_tokens
+from pipeline.batches.spans import choose_spans
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.configuration import build
 from pipeline.corpus.vocabulary import Vocabulary
