@@ -31,11 +31,15 @@ U64 = NDArray[np.uint64]
 class Chosen:
     """The M chosen tokens of B sequences, ascending.
 
+    at: which of all tokens
+    counts: B, how many of each sequence
     rows: which sequence
     places: where in it
     deciders: the place whose draw decides what becomes of the token: its own, or that of its span's beginning
     """
 
+    at: I64
+    counts: I64
     rows: I64
     places: I64
     deciders: I64
@@ -73,7 +77,8 @@ def choose_words(
 
 
 def chosen_at(at: I64, starts: I64) -> Chosen:
-    """From the tokens chosen, ascending."""
-    rows = np.repeat(np.arange(len(starts) - 1), np.diff(np.searchsorted(at, starts)))
-    places = at - starts[rows]
-    return Chosen(rows=rows, places=places, deciders=places)
+    """From the tokens chosen, ascending; each decides for itself."""
+    counts = np.diff(np.searchsorted(at, starts))
+    rows = np.repeat(np.arange(len(starts) - 1), counts)
+    places = at - starts.take(rows)
+    return Chosen(at=at, counts=counts, rows=rows, places=places, deciders=places)

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from pipeline.batches.choosing import Chosen, choose_tokens, choose_words
 from pipeline.batches.mask_draws import ACT, GOLDEN, MASK, REPLACE
+from pipeline.batches.random_order import mix_in_place
 from pipeline.batches.spans import choose_spans
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.configuration import at_least, one_of
-from pipeline.counter_random import draw, key, mix64, unit
+from pipeline.counter_random import draw, key, mix64
 from pipeline.errors import InputError
 
 STRATEGIES = ("token", "whole_word", "span")
@@ -162,12 +163,12 @@ def mask_tokens(
     lengths = np.diff(starts)
     wanted = config.predictions(lengths, sequence_length, config.rate if rate is None else rate)
     chosen = _choose(tokens, starts, wanted, keys, config, special, continues)
-    places = chosen.places + starts[chosen.rows]
-    counts = np.bincount(chosen.rows, minlength=len(lengths))
     seen = tokens.astype(np.int32)
-    labels = seen[places]
-    seen[places] = _replace(labels, keys[chosen.rows], chosen, config, special)
-    return Masked(tokens=seen, places=places, labels=labels, counts=counts, short=wanted - counts)
+    labels = seen.take(chosen.at)
+    seen[chosen.at] = _replace(labels, keys.take(chosen.rows), chosen, config, special)
+    return Masked(
+        tokens=seen, places=chosen.at, labels=labels, counts=chosen.counts, short=wanted - chosen.counts
+    )
 
 
 def _choose(
@@ -195,9 +196,16 @@ def _replace(
     special: SpecialIds,
 ) -> NDArray[np.int32]:
     """What the model sees in place of `labels`."""
-    action = unit(mix64((keys ^ ACT) + (chosen.deciders.astype(np.uint64) + np.uint64(1)) * GOLDEN))
-    seen = np.where(action < config.mask, np.int32(special.mask_id), labels)
-    random = np.flatnonzero((action >= config.mask) & (action < config.mask + config.random))
+    action = (chosen.deciders + 1).view(np.uint64)
+    action *= GOLDEN
+    action += keys ^ ACT
+    mix_in_place(action)
+    action >>= np.uint64(32)
+    masked, others = (np.uint64(share * (1 << 32)) for share in (config.mask, config.mask + config.random))
+    seen = np.where(action < masked, np.int32(special.mask_id), labels)
+    # What lies below the first bound is, less it, very large.
+    action -= masked
+    random = np.flatnonzero(action < others - masked)
     steps = (chosen.places[random].astype(np.uint64) + np.uint64(1)) * GOLDEN
     # The upper 32 bits times the count, shifted back: uniform to within count / 2^32.
     bits = mix64((keys[random] ^ REPLACE) + steps) >> np.uint64(32)

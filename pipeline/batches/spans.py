@@ -10,6 +10,7 @@ Example:
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -63,8 +64,7 @@ def choose_spans(
         spans.lay(rows, left, counts, lambda rows, ranks: order[rows, ranks])
     both = np.concatenate([np.zeros(0, np.int64), *spans.found])
     both.sort()
-    chosen = chosen_at(both >> _PLACE_BITS, starts)
-    return Chosen(rows=chosen.rows, places=chosen.places, deciders=both & _PLACE)
+    return replace(chosen_at(both >> _PLACE_BITS, starts), deciders=both & _PLACE)
 
 
 class _Spans:
