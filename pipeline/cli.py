@@ -175,6 +175,11 @@ def vocab(corpus: tuple[str, ...], output: str, **settings: Any) -> None:
 @click.option("--cased/--uncased", default=None, help="Of that vocabulary, or of a --vocab that doesn't say.")
 @click.option("--language", default="en", show_default=True, help="Whose rules end a sentence (ISO 639-1).")
 @click.option(
+    "--words",
+    is_flag=True,
+    help="Note where words end in a --language written without spaces (ja, zh), for masks of whole words.",
+)
+@click.option(
     "--max-seq-length", default=128, show_default=True, help="Tokens of a pair, special ones included."
 )
 @click.option(

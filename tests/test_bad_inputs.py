@@ -90,6 +90,17 @@ TABLE = [
     Row("shard good.txt -o OUT --vocab VOCAB --workers 0", "workers is 0", SHARD),
     Row("shard good.txt -o OUT --vocab VOCAB --validation-fraction 2", "validation_fraction is 2", SHARD),
     Row("shard good.txt -o OUT --vocab VOCAB --language xx", "language 'xx' is unknown", SHARD),
+    Row(
+        "shard good.txt -o OUT --vocab VOCAB --words",
+        "--words is for ja and zh, and the language is 'en'",
+        SHARD,
+    ),
+    Row("shard good.txt -o OUT --vocab VOCAB --words --language th", "needs spaces between words", SHARD),
+    Row(
+        "shard good.txt -o SHARDS --vocab SHARDS/vocab --language zh --words",
+        "words: 'rjieba' here, None",
+        SHARD,
+    ),
     Row("shard good.txt -o OUT --vocab VOCAB --seed -1", "seed is -1", SHARD),
     Row("shard good.txt -o TAKEN --vocab VOCAB", "TAKEN is not empty and holds no shards", SHARD),
     Row("shard good.txt -o SHARDS --vocab VOCAB", "SHARDS holds shards made otherwise", SHARD),

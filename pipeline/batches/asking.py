@@ -42,7 +42,9 @@ def ask(
         return sequences, next_tokens(sequences)
     if objective.pair_label == "order":
         sequences = in_drawn_order(sequences, keys)
-    masked = mask_tokens(sequences.tokens, sequences.starts, keys, masking, special, sequence_length, rate)
+    masked = mask_tokens(
+        sequences.tokens, sequences.starts, keys, masking, special, sequence_length, rate, sequences.continues
+    )
     return sequences, masked
 
 
@@ -89,6 +91,7 @@ def in_drawn_order(sequences: Sequences, keys: NDArray[np.uint64]) -> Sequences:
     return replace(
         sequences,
         tokens=sequences.tokens[places],
+        continues=None if sequences.continues is None else sequences.continues[places],
         a_ends=halves.astype(np.int32),
         next_labels=np.where(follows, swapped, IGNORED).astype(np.int8),
     )

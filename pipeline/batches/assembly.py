@@ -127,7 +127,7 @@ class Assembly:
     ) -> Iterator[NDArray[np.uint8]]:
         rest: Sequences | None = None
         for these in self._by_chunk(micro_steps):
-            sequences, rest = _gather(parts, rest, len(these) * self.share.micro_batch)
+            sequences, rest = _gather(parts, rest, len(these) * self.share.micro_batch, self.special)
             self._refuse_long(sequences)
             keys = self._sample_keys(sequences)
             yield self._chunk(sequences, keys, even_edges(len(sequences), len(these)), step, these)
@@ -135,14 +135,14 @@ class Assembly:
     def _text_chunks(
         self, parts: Iterator[Sequences], step: int, micro_steps: range
     ) -> Iterator[NDArray[np.uint8]]:
-        pairs = join(list(parts))
+        pairs = join(list(parts), self.special)
         self._refuse_long(pairs)
         text = lay_text(
             pairs, each=self.share.plan.per_lane, length=self.sequence_length, special=self.special
         )
         sequences, keys, lost = text.sequences, text.keys(self._sample_keys(text.sequences)), text.lost
         if (missing := len(micro_steps) - len(sequences)) > 0:
-            sequences = join([sequences, blanks(missing, self.special)])
+            sequences = join([sequences, blanks(missing, self.special)], self.special)
             keys = np.concatenate([keys, np.zeros(missing, np.uint64)])
         edges = even_edges(len(sequences), len(micro_steps))
         for these in self._by_chunk(range(len(micro_steps))):
@@ -210,7 +210,7 @@ def _parts(lanes: Sequence[Lane], start: int, stop: int) -> Iterator[Sequences]:
 
 
 def _gather(
-    parts: Iterator[Sequences], rest: Sequences | None, count: int
+    parts: Iterator[Sequences], rest: Sequences | None, count: int, special: SpecialIds
 ) -> tuple[Sequences, Sequences | None]:
     """The next `count` sequences, and what is left of the part that they end in."""
     taken: list[Sequences] = []
@@ -219,7 +219,7 @@ def _gather(
         part = next(parts) if rest is None else rest
         if len(part) >= missing:
             taken.append(part.take(0, missing))
-            return join(taken), part.take(missing, len(part)) if len(part) > missing else None
+            return join(taken, special), part.take(missing, len(part)) if len(part) > missing else None
         taken.append(part)
         missing -= len(part)
         rest = None

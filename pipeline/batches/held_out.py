@@ -107,7 +107,7 @@ class _HeldOut:
         else:
             sequences, keys = blanks(0, self.special), np.zeros(0, np.uint64)
         if (missing := self.parts - len(sequences)) > 0:
-            sequences = join([sequences, blanks(missing, self.special)])
+            sequences = join([sequences, blanks(missing, self.special)], self.special)
             keys = np.concatenate([keys, np.zeros(missing, np.uint64)])
         sequences, masked = ask(
             self.objective, sequences, keys, self.masking, self.special,

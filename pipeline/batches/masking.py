@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batches.choosing import Chosen, choose_spans, choose_tokens, choose_words
+from pipeline.batches.choosing import Chosen, choose_tokens, choose_words
 from pipeline.batches.mask_draws import ACT, GOLDEN, MASK, REPLACE
+from pipeline.batches.random_order import mix_in_place
+from pipeline.batches.spans import choose_spans
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.configuration import at_least, one_of
-from pipeline.counter_random import draw, key, mix64, unit
+from pipeline.counter_random import draw, key, mix64
 from pipeline.errors import InputError
 
 STRATEGIES = ("token", "whole_word", "span")
@@ -36,7 +38,8 @@ STRATEGIES = ("token", "whole_word", "span")
 class MaskingConfig:
     """How tokens are masked (Devlin et al. 2018 §3.1: 15 %, of these 80 / 10 / 10).
 
-    strategy: `token`, each token for itself; `whole_word`, all pieces of a word; `span`, words in a row
+    strategy: `token`, each token for itself; `whole_word`, all pieces of a word; `span`, words in a row; words are
+        those that the shards know, where they do, and else a token and the `##` pieces behind it
     rate: share of a sequence's tokens that are to be guessed
     final_rate: the share at a phase's last step, where it changes steadily from step to step
     mask, random, keep: shares of those that become [MASK], become another token, stay; of a span's, all alike
@@ -145,6 +148,7 @@ def mask_tokens(
     special: SpecialIds,
     sequence_length: int,
     rate: float | None = None,
+    continues: NDArray[np.bool_] | None = None,
 ) -> Masked:
     """Mask sequences laid end to end; `tokens` is left as it is.
 
@@ -153,17 +157,18 @@ def mask_tokens(
     keys: B, as `mask_keys` makes them
     sequence_length: of the phase; decides the most predictions
     rate: of the step; by default the configuration's first
+    continues: T, tokens that continue the word before them; by default the vocabulary's `##` pieces
     """
     starts = starts.astype(np.int64, copy=False)
     lengths = np.diff(starts)
     wanted = config.predictions(lengths, sequence_length, config.rate if rate is None else rate)
-    chosen = _choose(tokens, starts, wanted, keys, config, special)
-    places = chosen.places + starts[chosen.rows]
-    counts = np.bincount(chosen.rows, minlength=len(lengths))
+    chosen = _choose(tokens, starts, wanted, keys, config, special, continues)
     seen = tokens.astype(np.int32)
-    labels = seen[places]
-    seen[places] = _replace(labels, keys[chosen.rows], chosen, config, special)
-    return Masked(tokens=seen, places=places, labels=labels, counts=counts, short=wanted - counts)
+    labels = seen.take(chosen.at)
+    seen[chosen.at] = _replace(labels, keys.take(chosen.rows), chosen, config, special)
+    return Masked(
+        tokens=seen, places=chosen.at, labels=labels, counts=chosen.counts, short=wanted - chosen.counts
+    )
 
 
 def _choose(
@@ -173,12 +178,13 @@ def _choose(
     keys: NDArray[np.uint64],
     config: MaskingConfig,
     special: SpecialIds,
+    continues: NDArray[np.bool_] | None,
 ) -> Chosen:
     if config.strategy == "whole_word":
-        return choose_words(tokens, starts, wanted, keys, special)
+        return choose_words(tokens, starts, wanted, keys, special, continues)
     if config.strategy == "span":
         p, longest = config.span_p, config.span_longest
-        return choose_spans(tokens, starts, wanted, keys, special, p=p, longest=longest)
+        return choose_spans(tokens, starts, wanted, keys, special, continues, p=p, longest=longest)
     return choose_tokens(tokens, starts, wanted, keys, special)
 
 
@@ -190,9 +196,16 @@ def _replace(
     special: SpecialIds,
 ) -> NDArray[np.int32]:
     """What the model sees in place of `labels`."""
-    action = unit(mix64((keys ^ ACT) + (chosen.deciders.astype(np.uint64) + np.uint64(1)) * GOLDEN))
-    seen = np.where(action < config.mask, np.int32(special.mask_id), labels)
-    random = np.flatnonzero((action >= config.mask) & (action < config.mask + config.random))
+    action = (chosen.deciders + 1).view(np.uint64)
+    action *= GOLDEN
+    action += keys ^ ACT
+    mix_in_place(action)
+    action >>= np.uint64(32)
+    masked, others = (np.uint64(share * (1 << 32)) for share in (config.mask, config.mask + config.random))
+    seen = np.where(action < masked, np.int32(special.mask_id), labels)
+    # What lies below the first bound is, less it, very large.
+    action -= masked
+    random = np.flatnonzero(action < others - masked)
     steps = (chosen.places[random].astype(np.uint64) + np.uint64(1)) * GOLDEN
     # The upper 32 bits times the count, shifted back: uniform to within count / 2^32.
     bits = mix64((keys[random] ^ REPLACE) + steps) >> np.uint64(32)

@@ -35,6 +35,7 @@ class Sequences:
     next_labels: int8 (B), 1 where B is a random next (or the segments are swapped), else 0; IGNORED where there is no
         label, as where the pair is lost
     samples, epochs: int64 (B), the pair that a sequence is, or begins in; a sample of −1 counts nowhere
+    continues: bool (T), tokens that continue the word before them; None where the vocabulary's `##` pieces say it
     """
 
     tokens: NDArray[Any]
@@ -43,6 +44,7 @@ class Sequences:
     next_labels: NDArray[np.int8]
     samples: NDArray[np.int64]
     epochs: NDArray[np.int64]
+    continues: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.a_ends)
@@ -63,10 +65,11 @@ class Sequences:
             next_labels=self.next_labels[first:last],
             samples=self.samples[first:last],
             epochs=self.epochs[first:last],
+            continues=None if self.continues is None else self.continues[begin:end],
         )
 
 
-def join(parts: Sequence[Sequences]) -> Sequences:
+def join(parts: Sequence[Sequences], special: SpecialIds) -> Sequences:
     """The sequences of several parts, in order."""
     if len(parts) == 1:
         return parts[0]
@@ -79,6 +82,19 @@ def join(parts: Sequence[Sequences]) -> Sequences:
         next_labels=np.concatenate([part.next_labels for part in parts]),
         samples=np.concatenate([part.samples for part in parts]),
         epochs=np.concatenate([part.epochs for part in parts]),
+        continues=_joined_flags(parts, special),
+    )
+
+
+def _joined_flags(parts: Sequence[Sequences | Block], special: SpecialIds) -> NDArray[np.bool_] | None:
+    """Which tokens of several parts continue a word; None where the `##` pieces say it of all.
+
+    In a mixture, shards with words of their own may stand beside others without.
+    """
+    if all(part.continues is None for part in parts):
+        return None
+    return np.concatenate(
+        [special.is_continuing[part.tokens] if part.continues is None else part.continues for part in parts]
     )
 
 
@@ -106,8 +122,11 @@ def lay_out(blocks: Sequence[Block], samples: Samples, special: SpecialIds) -> S
         laid = laid.astype(np.uint32)
     a_ends = runs[0::2]
     laid[starts[:-1]] = special.cls_id
-    laid[starts[:-1] + a_ends - 1] = special.sep_id
-    laid[starts[1:] - 1] = special.sep_id
+    separators = np.concatenate([starts[:-1] + a_ends - 1, starts[1:] - 1])
+    laid[separators] = special.sep_id
+    if (continues := _joined_flags(blocks, special)) is not None:
+        continues = np.append(continues, False).take(places, mode="clip")
+        continues[starts[:-1]] = continues[separators] = False
     next_labels = np.concatenate([block.random_next for block in blocks])[pair].astype(np.int8)
     next_labels[lengths[pair] == 0] = IGNORED  # lost
     return Sequences(
@@ -117,6 +136,7 @@ def lay_out(blocks: Sequence[Block], samples: Samples, special: SpecialIds) -> S
         next_labels=next_labels,
         samples=samples.sample,
         epochs=samples.epoch,
+        continues=continues,
     )
 
 

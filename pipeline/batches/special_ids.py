@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pipeline.corpus.vocabulary import Vocabulary
 
 
+# What a token is, as bits of `SpecialIds.kinds`.
+SPECIAL, CONTINUING = np.uint8(1), np.uint8(2)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpecialIds:
     """What masking must know of a vocabulary.
@@ -59,11 +63,7 @@ class SpecialIds:
             sep_id=vocabulary.sep_id,
             mask_id=vocabulary.mask_id,
             special_ids=tuple(vocabulary.special_ids),
-            continuing_ids=tuple(
-                number
-                for number, token in enumerate(vocabulary.tokens)
-                if token.startswith("##") and token != "##"
-            ),
+            continuing_ids=vocabulary.continuing_ids,
         )
 
     @cached_property
@@ -75,6 +75,11 @@ class SpecialIds:
     def is_continuing(self) -> NDArray[np.bool_]:
         """For each id of the vocabulary, whether it continues the word before it."""
         return self._table(self.continuing_ids) & ~self.is_special
+
+    @cached_property
+    def kinds(self) -> NDArray[np.uint8]:
+        """For each id of the vocabulary, `SPECIAL` or `CONTINUING` or neither: one look-up for both."""
+        return np.where(self.is_special, SPECIAL, np.where(self.is_continuing, CONTINUING, np.uint8(0)))
 
     @cached_property
     def replaceable(self) -> NDArray[np.int32]:

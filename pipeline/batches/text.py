@@ -87,6 +87,10 @@ def lay_text(pairs: Sequences, *, each: int, length: int, special: SpecialIds) -
     tokens[inside] = pairs.tokens[stays]
     tokens[starts[:-1]] = special.cls_id
     tokens[starts[1:] - 1] = special.sep_id
+    continues = None
+    if pairs.continues is not None:
+        continues = np.zeros(len(inside), np.bool_)
+        continues[inside] = pairs.continues[stays]
     return Text(
         sequences=Sequences(
             tokens=tokens,
@@ -95,6 +99,7 @@ def lay_text(pairs: Sequences, *, each: int, length: int, special: SpecialIds) -
             next_labels=np.full(len(taken), IGNORED, np.int8),
             samples=pairs.samples[pair],
             epochs=pairs.epochs[pair],
+            continues=continues,
         ),
         offsets=firsts - (pair_ends - places)[pair],
         lost=int(is_lost.sum()),

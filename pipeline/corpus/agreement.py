@@ -4,7 +4,7 @@ In: the command's settings, vocabulary and corpus files, those written down in t
 nothing, or the refusal. What always holds: a difference is refused with both values named, and nothing is touched.
 
 Example:
-    check_plan("SHARDS", "SHARDS/.work", settings, vocabulary, files)
+    check_plan("SHARDS", "SHARDS/.work", settings, vocabulary, files, library_versions())
 """
 
 import os
@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError
-from pipeline.lineage import difference, library_versions
+from pipeline.lineage import difference
 
 _PLAN = "plan.json"
 
@@ -25,7 +25,12 @@ def identity(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def check_plan(
-    output: str, work: str, settings: dict[str, Any], given: Vocabulary | None, files: dict[str, Any]
+    output: str,
+    work: str,
+    settings: dict[str, Any],
+    given: Vocabulary | None,
+    files: dict[str, Any],
+    versions: dict[str, str],
 ) -> None:
     """Write down in the work folder what is being made, or refuse to continue something else."""
     path = os.path.join(work, _PLAN)
@@ -36,7 +41,7 @@ def check_plan(
         # that is trained here belongs to the files it was trained on.
         "corpus": files if given is None else None,
         # Splits tokenised by two releases of a library would give shards that neither gives.
-        "versions": library_versions(),
+        "versions": versions,
     }
     if not os.path.exists(path):
         storage.write_json(path, plan)

@@ -60,20 +60,39 @@ def _excerpt(
 ) -> dict[str, Any]:
     block = read_block(folder, shard, block_index).take(slice(row, row + 1))
     cut = int(block.a_lengths[0])
-    segments = [part.tolist() for part in (block.tokens[:cut], block.tokens[cut:])]
-    a, b = (vocabulary.tokenizer.decode(ids, skip_special_tokens=False) for ids in segments)
+    segments = [slice(0, cut), slice(cut, len(block.tokens))]
+    a, b = (
+        _in_words(block.tokens[part].tolist(), block.continues[part].tolist(), vocabulary)
+        if block.continues is not None
+        else vocabulary.tokenizer.decode(block.tokens[part].tolist(), skip_special_tokens=False)
+        for part in segments
+    )
     return {
         "shard": shard.name,
         "block": block_index,
         "row": row,
         "random_next": bool(block.random_next[0]),
-        "a_tokens": len(segments[0]),
-        "b_tokens": len(segments[1]),
+        "a_tokens": cut,
+        "b_tokens": len(block.tokens) - cut,
         "document_a": f"{int(block.document_a[0]):016x}",
         "document_b": f"{int(block.document_b[0]):016x}",
         "a": a,
         "b": b,
     }
+
+
+def _in_words(ids: list[int], continues: list[bool], vocabulary: Vocabulary) -> str:
+    """A segment with a space before each of its words, and none in them."""
+    pieces = set(vocabulary.continuing_ids)
+    words: list[str] = []
+    for number, follows in zip(ids, continues, strict=True):
+        token = vocabulary.tokens[number]
+        text = token.removeprefix("##") if number in pieces else token
+        if follows:
+            words[-1] += text
+        else:
+            words.append(text)
+    return " ".join(words)
 
 
 def _locate(shards: ShardTable, ends: NDArray[np.int64], place: int) -> tuple[ShardInfo, int, int]:

@@ -5,8 +5,8 @@ What always holds: a spill with a mark is whole; memory is bounded by a run and 
 in a spill is a function of the split's content, the vocabulary and the options.
 
 Example:
-    spill = map_split(MapTask(split=split, read=ReadOptions(), language="en", vocabulary="SHARDS/vocab",
-                              vocabulary_hash=hash, folder="SHARDS/.work", stem="spill-0"))
+    spill = map_split(MapTask(split=split, read=ReadOptions(), language="en", words=False,
+                              vocabulary="SHARDS/vocab", vocabulary_hash=hash, folder="SHARDS/.work", stem="spill-0"))
 """
 
 import os
@@ -24,7 +24,7 @@ from pipeline.corpus.readers import ReadOptions, read_documents
 from pipeline.corpus.sentences import segment
 from pipeline.corpus.spills import Run, SpillWriter, Tokenised
 from pipeline.corpus.splits import Split
-from pipeline.corpus.tokens import encode_sentences
+from pipeline.corpus.tokens import encode_sentences, encode_words
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 
 # A batch ends at so many characters, or at so many documents: empty rows have no characters.
@@ -34,11 +34,12 @@ _BATCH_DOCUMENTS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class MapTask:
-    """What a worker needs to map one split."""
+    """What a worker needs to map one split; `words`: whether to note which tokens continue a word."""
 
     split: Split
     read: ReadOptions
     language: str
+    words: bool
     vocabulary: str
     vocabulary_hash: str
     folder: str
@@ -91,7 +92,7 @@ def map_split(task: MapTask) -> Spill:
     rows = kept = tokens = unknown = 0
     for pending in _batches(task, seen):
         rows += len(pending.hashes)
-        batch = _tokenise(pending, vocabulary)
+        batch = _tokenise(pending, vocabulary, task.language if task.words else None)
         kept += len(batch.high)
         tokens += len(batch.tokens)
         unknown += int((batch.tokens == vocabulary.unk_id).sum())
@@ -161,9 +162,16 @@ def _batches(task: MapTask, seen: _Seen) -> Iterator[_Pending]:
         yield pending
 
 
-def _tokenise(pending: _Pending, vocabulary: Vocabulary) -> Tokenised:
-    """The documents' tokens, without sentences that have none and documents that have no sentence left."""
-    tokens, lengths = encode_sentences(vocabulary, pending.sentences)
+def _tokenise(pending: _Pending, vocabulary: Vocabulary, words_of: str | None) -> Tokenised:
+    """The documents' tokens, without sentences that have none and documents that have no sentence left.
+
+    words_of: the language whose words are wanted, too
+    """
+    continues = None
+    if words_of is None:
+        tokens, lengths = encode_sentences(vocabulary, pending.sentences)
+    else:
+        tokens, lengths, continues = encode_words(vocabulary, pending.sentences, words_of)
     documents = len(pending.hashes)
     owner = np.repeat(np.arange(documents), pending.sentence_counts)
     counts = np.bincount(owner[lengths > 0], minlength=documents)
@@ -174,4 +182,5 @@ def _tokenise(pending: _Pending, vocabulary: Vocabulary) -> Tokenised:
         sentence_counts=counts[counts > 0].astype(np.int64),
         sentence_lengths=lengths[lengths > 0].astype(np.uint32),
         tokens=tokens.astype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32),
+        continues=continues,
     )

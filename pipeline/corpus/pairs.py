@@ -62,12 +62,14 @@ class Partition:
     sentence_offsets: int64 (sentences + 1), where each sentence's tokens start; no sentence is empty
     document_offsets: int64 (documents + 1), each document's first sentence; no document is empty
     document_hashes: uint64 (documents), the upper half of each document's hash
+    continues: bool (tokens), those that continue the word before them; None where words are not wanted
     """
 
     tokens: NDArray[Any]
     sentence_offsets: NDArray[np.int64]
     document_offsets: NDArray[np.int64]
     document_hashes: NDArray[np.uint64]
+    continues: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.document_hashes)
@@ -136,9 +138,13 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
     short_documents = sum(len(np.unique(columns[columns[:, -1] > 0, _DOCUMENT_A])) for columns in copies)
     columns = _shuffled(np.concatenate(copies), shuffle_key)
     a_start, a_stop, b_start, b_stop, random_next, document_a, document_b, forced, short = columns.T
-    tokens = gather(
-        partition.tokens, np.stack([a_start, b_start], 1).ravel(), np.stack([a_stop, b_stop], 1).ravel()
-    )
+    starts, stops = np.stack([a_start, b_start], 1).ravel(), np.stack([a_stop, b_stop], 1).ravel()
+    tokens = gather(partition.tokens, starts, stops)
+    continues = None
+    if partition.continues is not None:
+        continues = gather(partition.continues, starts, stops)
+        # A segment that is cut in the middle of a word begins one there.
+        continues[starts_of(stops - starts)[:-1]] = False
     block = Block(
         tokens=tokens,
         offsets=starts_of((a_stop - a_start) + (b_stop - b_start)),
@@ -146,6 +152,7 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
         random_next=random_next.astype(np.bool_),
         document_a=partition.document_hashes[document_a],
         document_b=partition.document_hashes[document_b],
+        continues=continues,
     )
     counts = PairCounts(
         documents=len(partition),

@@ -14,6 +14,7 @@ from pipeline import storage
 from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.sentences import check_language
 from pipeline.corpus.shards import LONGEST_SEQUENCE
+from pipeline.corpus.words import check_words, library_of, packages_of
 from pipeline.errors import InputError
 
 
@@ -61,6 +62,9 @@ class ShardConfig:
     language: str = "en"
     """Whose rules end a sentence (ISO 639-1), where sentences are not given line by line."""
 
+    words: bool = False
+    """Whether a library finds the words of a language written without spaces, for masks that hide whole words."""
+
     read: ReadOptions = field(default_factory=ReadOptions)
     """How the corpus's files are to be understood."""
 
@@ -87,6 +91,13 @@ class ShardConfig:
                 f"{self.output}: shards are written to a local folder; copy them there afterwards"
             )
         check_language(self.language)
+        if self.words:
+            check_words(self.language)
+
+    @property
+    def word_packages(self) -> tuple[str, ...]:
+        """The packages whose release decides where words end; none where words are not wanted."""
+        return packages_of(self.language) if self.words else ()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -96,4 +107,5 @@ class ShardConfig:
         everything = asdict(self) | asdict(self.read)
         chosen = {name: value for name, value in everything.items() if name not in apart}
         trained = {"size": self.vocab_size, "cased": bool(self.cased)} if self.vocab is None else None
-        return chosen | {"trained_vocabulary": trained}
+        words = library_of(self.language) if self.words else None
+        return chosen | {"words": words, "trained_vocabulary": trained}

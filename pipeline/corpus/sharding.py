@@ -68,7 +68,8 @@ def run(config: ShardConfig) -> Manifest:
     with WorkFolder(config.output) as work:
         if is_finished(config.output):  # by another command, while this one was looking at the corpus
             return _finished(config, given, files)
-        check_plan(config.output, work.path, config.settings, given, files)
+        versions = library_versions(*config.word_packages)
+        check_plan(config.output, work.path, config.settings, given, files, versions)
         vocabulary = _vocabulary(config, work.path, given)
         workers = _workers(config, splits, files["file_bytes"])
         if config.read.sentences == "paragraphs" and (notice := rules_notice(config.language)):
@@ -151,6 +152,7 @@ def _map(
             split=split,
             read=config.read,
             language=config.language,
+            words=config.words,
             vocabulary=os.path.join(config.output, VOCABULARY_FOLDER),
             vocabulary_hash=vocabulary.hash,
             folder=work,
@@ -252,7 +254,7 @@ def _manifest(
         vocabulary=identity(vocabulary),
         corpus=corpus | files,
         counts=counts,
-        versions=library_versions(),
+        versions=library_versions(*config.word_packages),
         shards=ShardTable.of([each.shard for each in reduced]),
     )
 

@@ -7,7 +7,8 @@ What always holds: equal pairs give equal bytes (fixed member times, owners and 
 offset, count and hash in its tar's entry, so that a loader plans and checks without opening a tar.
 
 Columns of a block: `tokens` list<uint16 | uint32> (segment A then B, no special tokens added), `a_length`
-uint16, `random_next` bool (BERT's label 1), `document_a`, `document_b` uint64 (content hashes).
+uint16, `random_next` bool (BERT's label 1), `document_a`, `document_b` uint64 (content hashes); of shards that know
+words, `continues` list<bool> (which tokens continue the word before them).
 
 Example:
     block = read_block("SHARDS", read_manifest("SHARDS").of_split("train")[0], 0)
@@ -49,6 +50,8 @@ class Block:
     a_lengths: uint16, tokens of segment A
     random_next: bool, True where B comes from another document
     document_a, document_b: uint64, hashes of the documents that A and B come from
+    continues: bool, tokens that continue the word before them, a segment's first never; None where the vocabulary's
+        `##` pieces say it
     """
 
     tokens: NDArray[Any]
@@ -57,6 +60,7 @@ class Block:
     random_next: NDArray[np.bool_]
     document_a: NDArray[np.uint64]
     document_b: NDArray[np.uint64]
+    continues: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.a_lengths)
@@ -77,6 +81,7 @@ class Block:
             random_next=self.random_next[start:stop],
             document_a=self.document_a[start:stop],
             document_b=self.document_b[start:stop],
+            continues=None if self.continues is None else self.continues[first:last],
         )
 
 
@@ -205,16 +210,16 @@ def read_blocks(folder: str, shard: ShardInfo) -> Iterator[Block]:
 
 def _encode_block(block: Block) -> bytes:
     offsets = pa.array(block.offsets.astype(np.int32))
-    batch = pa.RecordBatch.from_arrays(
-        [
-            pa.ListArray.from_arrays(offsets, pa.array(block.tokens)),
-            pa.array(block.a_lengths),
-            pa.array(block.random_next),
-            pa.array(block.document_a),
-            pa.array(block.document_b),
-        ],
-        names=["tokens", "a_length", "random_next", "document_a", "document_b"],
-    )
+    columns = {
+        "tokens": pa.ListArray.from_arrays(offsets, pa.array(block.tokens)),
+        "a_length": pa.array(block.a_lengths),
+        "random_next": pa.array(block.random_next),
+        "document_a": pa.array(block.document_a),
+        "document_b": pa.array(block.document_b),
+    }
+    if block.continues is not None:
+        columns["continues"] = pa.ListArray.from_arrays(offsets, pa.array(block.continues))
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -228,10 +233,16 @@ def _decode_block(data: bytes) -> Block:
         tokens=_numbers(tokens.values),
         offsets=_numbers(tokens.offsets).astype(np.int64),
         a_lengths=_numbers(batch.column("a_length")),
-        random_next=_numbers(batch.column("random_next").cast(pa.uint8())).view(np.bool_),
+        random_next=_flags(batch.column("random_next")),
         document_a=_numbers(batch.column("document_a")),
         document_b=_numbers(batch.column("document_b")),
+        continues=_flags(batch.column("continues").values) if "continues" in batch.schema.names else None,
     )
+
+
+def _flags(array: Any) -> NDArray[np.bool_]:
+    """An Arrow array of bits as numpy's, a byte each."""
+    return _numbers(array.cast(pa.uint8())).view(np.bool_)
 
 
 def _numbers(array: Any) -> NDArray[Any]:

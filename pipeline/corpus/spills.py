@@ -7,7 +7,8 @@ What always holds: memory is bounded by a run when writing and by the range's di
 by content, never by where it came from.
 
 Columns of a run: `high`, `low` uint64 (the document's hash), `layout` uint64 (hash of its sentences'
-lengths and tokens), `sentences` list<uint32> (tokens of each sentence), `tokens` list<uint16 | uint32>.
+lengths and tokens), `sentences` list<uint32> (tokens of each sentence), `tokens` list<uint16 | uint32>; where words
+are wanted, `continues` list<uint8> (1 for each token that continues a word).
 
 Example:
     writer = SpillWriter("SHARDS/.work", "spill-0")
@@ -45,6 +46,7 @@ class Tokenised:
     sentence_counts: int64 (documents)
     sentence_lengths: uint32 (sentences), tokens of each; no sentence is empty
     tokens: uint16 or uint32
+    continues: bool (tokens), those that continue the word before them; None where words are not wanted
     """
 
     high: U64
@@ -52,6 +54,7 @@ class Tokenised:
     sentence_counts: NDArray[np.int64]
     sentence_lengths: NDArray[np.uint32]
     tokens: NDArray[Any]
+    continues: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +113,13 @@ class SpillWriter:
 
 
 def _joined(batches: Sequence[Tokenised]) -> Tokenised:
+    flags = [batch.continues for batch in batches if batch.continues is not None]
     return Tokenised(
+        continues=np.concatenate(flags) if flags else None,
         **{
             name: np.concatenate([getattr(batch, name) for batch in batches])
             for name in ("high", "low", "sentence_counts", "sentence_lengths", "tokens")
-        }
+        },
     )
 
 
@@ -124,7 +129,11 @@ def _sorted_batch(documents: Tokenised) -> pa.RecordBatch:
     tokens = starts_of(documents.sentence_lengths)[sentences]
     layout = np.fromiter(
         (
-            _layout(documents.sentence_lengths[first:last], documents.tokens[start:stop])
+            _layout(
+                documents.sentence_lengths[first:last],
+                documents.tokens[start:stop],
+                None if documents.continues is None else documents.continues[start:stop],
+            )
             for first, last, start, stop in _bounds(sentences, tokens)
         ),
         dtype=np.uint64,
@@ -132,17 +141,19 @@ def _sorted_batch(documents: Tokenised) -> pa.RecordBatch:
     )
     order = firsts(documents.high, documents.low, layout)
     lengths = gather(documents.sentence_lengths, sentences[order], sentences[order + 1])
-    flat = gather(documents.tokens, tokens[order], tokens[order + 1])
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(documents.high[order]),
-            pa.array(documents.low[order]),
-            pa.array(layout[order]),
-            _lists(documents.sentence_counts[order], lengths),
-            _lists((tokens[1:] - tokens[:-1])[order], flat),
-        ],
-        names=["high", "low", "layout", "sentences", "tokens"],
-    )
+    columns = {
+        "high": pa.array(documents.high[order]),
+        "low": pa.array(documents.low[order]),
+        "layout": pa.array(layout[order]),
+        "sentences": _lists(documents.sentence_counts[order], lengths),
+    }
+    for name, values in (("tokens", documents.tokens), ("continues", documents.continues)):
+        if values is not None:
+            # A byte a flag: bits could not be read where they lie.
+            flat = gather(values, tokens[order], tokens[order + 1])
+            flat = flat.view(np.uint8) if flat.dtype == np.bool_ else flat
+            columns[name] = _lists((tokens[1:] - tokens[:-1])[order], flat)
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
 
 def _bounds(sentences: NDArray[np.int64], tokens: NDArray[np.int64]) -> Iterator[tuple[int, int, int, int]]:
@@ -150,9 +161,11 @@ def _bounds(sentences: NDArray[np.int64], tokens: NDArray[np.int64]) -> Iterator
     return zip(firsts[:-1], firsts[1:], starts[:-1], starts[1:], strict=True)
 
 
-def _layout(lengths: NDArray[np.uint32], tokens: NDArray[Any]) -> int:
+def _layout(lengths: NDArray[np.uint32], tokens: NDArray[Any], continues: NDArray[np.bool_] | None) -> int:
     state = xxhash.xxh3_64(lengths.tobytes())
     state.update(tokens.tobytes())
+    if continues is not None:
+        state.update(continues.tobytes())
     return state.intdigest()
 
 
@@ -210,24 +223,31 @@ def read_partition(
     high, low, layout = np.concatenate(keys, axis=1)
     stay = firsts(high, low, layout)
     run_of, row_of = np.concatenate(places, axis=1)[:, stay]
-    counts, lengths, tokens = np.zeros(len(stay), np.int64), [np.zeros(0, np.uint32)], []
+    counts, lengths = np.zeros(len(stay), np.int64), [np.zeros(0, np.uint32)]
+    flats: dict[str, list[NDArray[Any]]] = {"tokens": [], "continues": []}
     for index, run in enumerate(runs):
         with _opened(folder, run) as batch:
             rows_here = row_of[run_of == index]
             sentence_starts, sentences = _flat(batch, "sentences")
-            token_starts, ids = _flat(batch, "tokens")
             counts[run_of == index] = sentence_starts[rows_here + 1] - sentence_starts[rows_here]
             lengths.append(gather(sentences, sentence_starts[rows_here], sentence_starts[rows_here + 1]))
-            tokens.append(gather(ids, token_starts[rows_here], token_starts[rows_here + 1]))
+            for name in flats.keys() & set(batch.schema.names):
+                starts, values = _flat(batch, name)
+                flats[name].append(gather(values, starts[rows_here], starts[rows_here + 1]))
     # They lie run by run now; back to the order of hashes.
     by_run = np.argsort(run_of, kind="stable")
     place = np.argsort(by_run)
     all_lengths = np.concatenate(lengths)
     sentence_starts = starts_of(counts[by_run])
     token_starts = starts_of(all_lengths)[sentence_starts]
-    all_tokens = np.concatenate(tokens) if tokens else np.zeros(0, np.uint16)
+    in_order = {
+        name: gather(np.concatenate(parts), token_starts[place], token_starts[place + 1])
+        for name, parts in flats.items()
+        if parts
+    }
     return Partition(
-        tokens=gather(all_tokens, token_starts[place], token_starts[place + 1]),
+        tokens=in_order.get("tokens", np.zeros(0, np.uint16)),
+        continues=in_order["continues"].view(np.bool_) if "continues" in in_order else None,
         sentence_offsets=starts_of(gather(all_lengths, sentence_starts[place], sentence_starts[place + 1])),
         document_offsets=starts_of(counts),
         document_hashes=high[stay],

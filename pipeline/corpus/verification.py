@@ -97,6 +97,12 @@ def _block_problems(block: Block, manifest: Manifest) -> Iterator[str]:
         yield f"token id {largest} is beyond the vocabulary's {vocabulary_size} tokens"
     same = block.document_a == block.document_b
     longest = manifest.max_seq_length - SPECIAL_TOKENS
+    if (block.continues is not None) != bool(manifest.settings.get("words")):
+        yield f"has {'no ' if block.continues is None else ''}words, its manifest says otherwise"
+    elif block.continues is not None and len(block):
+        firsts = np.concatenate([block.offsets[:-1], block.offsets[:-1] + block.a_lengths])
+        if count := int(block.continues[firsts[firsts < len(block.tokens)]].sum()):
+            yield f"{count} segments begin inside a word"
     for wrong, what in (
         (block.lengths > longest, f"are longer than {longest} tokens"),
         (block.a_lengths == 0, "have an empty segment A"),

@@ -21,15 +21,22 @@ def special() -> SpecialIds:
     return SpecialIds(size=VOCABULARY, pad_id=0, cls_id=2, sep_id=3, mask_id=4, special_ids=SPECIALS)
 
 
-def _pairs(count: int, longest: int, rng: np.random.Generator) -> Block:
+def _pairs(count: int, longest: int, rng: np.random.Generator, words: bool) -> Block:
     lengths = rng.integers(2, longest - 2, count)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     # From 1: literal [UNK], [SEP] and [MASK] stand in the text too.
     tokens = rng.integers(1, VOCABULARY, offsets[-1])
+    a_lengths = rng.integers(1, lengths).astype(np.uint16)
+    continues = None
+    if words:
+        # Drawn apart, so that all else is what it is without words.
+        continues = np.random.default_rng(count).random(offsets[-1]) < 0.4
+        continues[offsets[:-1]] = continues[offsets[:-1] + a_lengths] = False
     return Block(
         tokens=tokens.astype(np.uint16),
         offsets=offsets,
-        a_lengths=rng.integers(1, lengths).astype(np.uint16),
+        continues=continues,
+        a_lengths=a_lengths,
         random_next=rng.random(count) < 0.5,
         document_a=rng.integers(0, 1 << 62, count).astype(np.uint64),
         document_b=rng.integers(0, 1 << 62, count).astype(np.uint64),
@@ -38,7 +45,7 @@ def _pairs(count: int, longest: int, rng: np.random.Generator) -> Block:
 
 @pytest.fixture(scope="session")
 def make_shards() -> MakeShards:
-    """make_shards(folder, train=[pairs of each tar], validation=[…], longest=…) writes a shard folder."""
+    """make_shards(folder, train=[pairs of each tar], validation=[…], longest=…, words=…) writes a shard folder."""
 
     def make(
         folder: Path,
@@ -47,6 +54,7 @@ def make_shards() -> MakeShards:
         validation: Sequence[int] = (),
         longest: int = 32,
         seed: int = 0,
+        words: bool = False,
     ) -> Manifest:
         rng = np.random.default_rng(seed)
         shards: list[ShardInfo] = []
@@ -54,7 +62,7 @@ def make_shards() -> MakeShards:
         for split, counts in sides:
             for index, count in enumerate(counts):
                 name = f"{PREFIXES[split]}-{index:05d}.tar"
-                shards.append(write_shard(str(folder), name, split, _pairs(count, longest, rng)))
+                shards.append(write_shard(str(folder), name, split, _pairs(count, longest, rng, words)))
         manifest = Manifest(
             settings={"max_seq_length": longest},
             vocabulary={"hash": "v", "size": VOCABULARY, "cased": False},

@@ -178,7 +178,7 @@ def test_left_to_right_every_token_but_the_last_is_asked_for_the_next(
 ) -> None:
     some = data.draw(st.lists(pairs(length - 3), min_size=3, max_size=3))
     text = lay_text(laid(some, special), each=3, length=length, special=special).sequences
-    sequences = join([text, blanks(blank, special)])
+    sequences = join([text, blanks(blank, special)], special)
     asked = next_tokens(sequences)
     assert asked.tokens.tolist() == sequences.tokens.tolist()
     found = rows(text)

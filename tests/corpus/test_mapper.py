@@ -24,6 +24,7 @@ def task(tmp_path: Path, word_vocabulary: str) -> Any:
             split=split,
             read=ReadOptions(sentences="lines"),
             language="en",
+            words=False,
             vocabulary=word_vocabulary,
             vocabulary_hash=load_vocabulary(word_vocabulary).hash,
             folder=str(tmp_path),

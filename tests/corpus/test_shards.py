@@ -1,6 +1,7 @@
 """The shard format: a contract in bytes, read back exactly, by plain webdataset too, and never when damaged."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from pipeline.corpus.shards import Block, read_block, read_blocks, write_shard
 from pipeline.errors import RunFailed
 
 
-def make_block(lengths: list[tuple[int, int]], *, token_type: Any = np.uint16, seed: int = 0) -> Block:
+def make_block(
+    lengths: list[tuple[int, int]], *, token_type: Any = np.uint16, seed: int = 0, words: bool = False
+) -> Block:
     """Pairs of the given lengths of A and B."""
     draw = np.random.default_rng(seed)
     total = sum(a + b for a, b in lengths)
@@ -27,11 +30,13 @@ def make_block(lengths: list[tuple[int, int]], *, token_type: Any = np.uint16, s
         random_next=random_next,
         document_a=document_a,
         document_b=document_a + random_next.astype(np.uint64),
+        continues=draw.random(total) < 0.4 if words else None,
     )
 
 
 def columns(block: Block) -> list[Any]:
-    names = ("tokens", "offsets", "a_lengths", "random_next", "document_a", "document_b")
+    names = ["tokens", "offsets", "a_lengths", "random_next", "document_a", "document_b"]
+    names += ["continues"] if block.continues is not None else []
     return [(getattr(block, name).dtype, getattr(block, name).tolist()) for name in names]
 
 
@@ -54,6 +59,10 @@ def test_the_bytes_of_a_tiny_shard_are_the_contract(tiny: Block, tmp_path: Path)
     """
     info = write_shard(str(tmp_path), "train-00000.tar", "train", tiny)
     assert info.hash == "ce5891d269664d19566434fe3d813945"
+    in_words = replace(tiny, continues=np.array([0, 1, 0, 0, 1, 0, 1, 1, 0, 0, 0, 0], np.bool_))
+    assert (
+        write_shard(str(tmp_path), "words.tar", "train", in_words).hash == "b077f6b1ccd8a1283fae11c1282234b8"
+    )
     assert (info.bytes, info.pairs, info.tokens, info.random_next) == (10240, 2, 12, 1)
     assert (info.block_offsets, info.block_pairs) == ((0,), (2,))
     assert info.member(0) == "train-00000-00000.arrow"
@@ -63,19 +72,24 @@ def test_the_bytes_of_a_tiny_shard_are_the_contract(tiny: Block, tmp_path: Path)
     st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=30),
     st.sampled_from([np.uint16, np.uint32]),
     st.integers(0, 99),
+    st.booleans(),
 )
 def test_what_is_written_is_read(
-    tmp_path_factory: pytest.TempPathFactory, lengths: list[tuple[int, int]], token_type: Any, seed: int
+    tmp_path_factory: pytest.TempPathFactory,
+    lengths: list[tuple[int, int]],
+    token_type: Any,
+    seed: int,
+    words: bool,
 ) -> None:
     folder = str(tmp_path_factory.mktemp("shard"))
-    block = make_block(lengths, token_type=token_type, seed=seed)
+    block = make_block(lengths, token_type=token_type, seed=seed, words=words)
     info = write_shard(folder, "val-00003.tar", "validation", block)
     assert columns(read_block(folder, info, 0)) == columns(block)
     assert info == write_shard(folder, "val-00003.tar", "validation", block)
 
 
 def test_a_shard_of_several_blocks_is_read_at_any_of_them(tmp_path: Path) -> None:
-    block = make_block([(1 + row % 7, 1 + row % 5) for row in range(2500)])
+    block = make_block([(1 + row % 7, 1 + row % 5) for row in range(2500)], words=True)
     info = write_shard(str(tmp_path), "train-00000.tar", "train", block)
     assert info.block_pairs == (1024, 1024, 452)
     assert columns(read_block(str(tmp_path), info, 2)) == columns(block.take(slice(2048, 2500)))

@@ -43,7 +43,9 @@ DOORS = {
     "deepspeed": {"pipeline.training.engine", "pipeline.training.ops"},
     "mlflow": {"pipeline.training.tracking"},
     "click": {"pipeline.cli", "pipeline.demo"},
+    "rjieba": {"pipeline.corpus.words"},
     "sentencex": {"pipeline.corpus.sentences"},
+    "sudachipy": {"pipeline.corpus.words"},
     "transformers": {"pipeline.release.convert", "pipeline.demo"},
 }
 
