@@ -205,7 +205,8 @@ def _parts(lanes: Sequence[Lane], start: int, stop: int) -> Iterator[Sequences]:
     for number, lane in enumerate(lanes):
         # In a first step all lanes begin a window: the next ones' blocks are read while this one's are laid out.
         for later in lanes[number + 1 : number + 1 + _LANES_AHEAD]:
-            later.prepare(start)
+            if not later.covers(start):
+                later.prepare(start)
         yield from lane.parts(start, stop)
 
 

@@ -140,9 +140,10 @@ class _Readers:
 
     def __init__(self, read: Callable[[int], Block]) -> None:
         self._read = read
+        self._count = _THREADS
         self._closed = False
         self._asked: queue.SimpleQueue[tuple[int, Future[Block]] | None] = queue.SimpleQueue()
-        for _ in range(_THREADS):
+        for _ in range(self._count):
             threading.Thread(target=self._serve, name="bertpipe-blocks", daemon=True).start()
 
     def submit(self, number: int) -> "Future[Block]":
@@ -152,7 +153,7 @@ class _Readers:
 
     def close(self) -> None:
         self._closed = True
-        for _ in range(_THREADS):
+        for _ in range(self._count):
             self._asked.put(None)
 
     def _serve(self) -> None:

@@ -59,17 +59,21 @@ class Lane:
             yield window.take(start - first, end - first)
             start = end
 
+    def covers(self, position: int) -> bool:
+        """Whether the present window holds `position`."""
+        return self._bounds[0] <= position < self._bounds[1]
+
     def prepare(self, position: int) -> None:
         """Begin to read what the window at `position` needs, where that is not the present one."""
-        for first, last in (self._bounds, self._coming[0]):
-            if first <= position < last:
-                return
+        first, last = self._coming[0]
+        if first <= position < last or self.covers(position):
+            return
         samples = self._plan.window_samples(self._lane, position)
         self._source.request(number for number in samples.blocks.tolist() if number not in self._held)
         self._coming = self._plan.window_bounds(self._lane, position), samples
 
     def _window_at(self, position: int) -> Sequences:
-        if self._window is None or not self._bounds[0] <= position < self._bounds[1]:
+        if self._window is None or not self.covers(position):
             self.prepare(position)
             self._window = None  # before its successor takes the same memory again
             (self._bounds, samples), self._coming = self._coming, ((0, 0), NO_SAMPLES)
