@@ -42,6 +42,11 @@ _SCRIPTS = (
 _EDGES = np.array([edge for first, last in _SCRIPTS for edge in (first, last + 1)], np.uint32)
 
 
+def has_words(language: str) -> bool:
+    """Whether a library here finds the words of `language`."""
+    return language in _PACKAGES
+
+
 def packages_of(language: str) -> tuple[str, ...]:
     """The packages that find the words of a language that `check_words` has passed."""
     return _PACKAGES[language]

@@ -17,6 +17,7 @@ from pipeline.batches.phase_order import phase_order
 from pipeline.batches.sources import Source, identity, read_sources, shares
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.vocabulary import Vocabulary
+from pipeline.corpus.words import has_words
 from pipeline.objectives import OBJECTIVES, Objective
 from pipeline.recipe import Recipe
 from pipeline.training import preflight
@@ -61,8 +62,22 @@ class Plan:
         return sum(phase.steps for phase in self.recipe.phases[:index])
 
     @property
-    def mixtures(self) -> list[str]:
-        """What each phase of several sources will have read of them, a line a phase."""
+    def notes(self) -> list[str]:
+        """What is worth knowing before the first step: how often sources are gone through, words not known."""
+        return [*self._mixtures(), *self._unknown_words()]
+
+    def _unknown_words(self) -> list[str]:
+        if self.objective.causal or self.recipe.masking.strategy == "token":
+            return []
+        settings = {source.folder: source.manifest.settings for sources in self.sources for source in sources}
+        return [
+            f"warning: {folder} was made without --words, so in language {known['language']!r} a word is a single "
+            f"character, or a run of kana, to masking.strategy {self.recipe.masking.strategy}"
+            for folder, known in settings.items()
+            if has_words(known.get("language", "")) and not known.get("words")
+        ]
+
+    def _mixtures(self) -> list[str]:
         lines = []
         for index, (phase, sources) in enumerate(zip(self.recipe.phases, self.sources, strict=True)):
             order = phase_order(

@@ -88,7 +88,7 @@ def _announce(plan: Plan, step: int) -> None:
         say(f"resuming {plan.recipe.run} after step {step} of {plan.recipe.steps}")
     if plan.data_change:
         say(f"warning: the data changes {plan.data_change}")
-    for line in plan.mixtures:
+    for line in plan.notes:
         say(line)
 
 

@@ -1,14 +1,17 @@
 """A run's data: several sources with weights, and data that changes in mid-run only where the user says so."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.corpus.manifest import read_manifest
+from pipeline.recipe import recipe_from
 from pipeline.training.checkpoints import read_checkpoint
 from pipeline.training.metrics import read_metrics
+from pipeline.training.plan import make_plan
 from workshop import processes
 
 pytestmark = pytest.mark.xdist_group("data change")
@@ -126,3 +129,22 @@ def test_data_that_changes_in_mid_run_is_refused_or_recorded(
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     (found,) = client.search_runs([client.get_experiment_by_name("changes").experiment_id])
     assert found.data.tags["bertpipe.data_change"] == f"after step 5: {'; '.join(changes)}"
+
+
+def test_masks_by_words_that_the_shards_do_not_know_are_warned_of(
+    recipe: dict[str, Any], shards: Path, tmp_path: Path
+) -> None:
+    chinese = tmp_path / "chinese"
+    shutil.copytree(shards, chinese)
+    path = chinese / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["settings"]["language"] = "zh"
+    path.write_text(json.dumps(manifest))
+
+    def notes(folder: Path, **masking: Any) -> list[str]:
+        phase = recipe["phases"][0] | {"shards": str(folder)}
+        return make_plan(recipe_from(recipe | {"phases": [phase], "masking": masking}, "recipe"), 1).notes
+
+    (warning,) = notes(chinese, strategy="whole_word")
+    assert warning.startswith(f"warning: {chinese} was made without --words")
+    assert notes(chinese) == notes(shards, strategy="whole_word") == []
