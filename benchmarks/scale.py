@@ -33,8 +33,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's `pipeline`, installed or not
 
-from pipeline.batches.order import OrderPlan, Samples
+from pipeline.batches.order import OrderPlan
 from pipeline.batches.phase_order import phase_order
+from pipeline.batches.samples import Samples
 from pipeline.batches.share import Share
 from pipeline.batches.sources import Source
 from pipeline.corpus.index import Columns

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from pipeline.batches.block_source import BlockSource
 from pipeline.batches.mixture import Order
-from pipeline.batches.order import NO_SAMPLES, Samples
+from pipeline.batches.samples import NO_SAMPLES, Samples
 from pipeline.batches.sequences import Sequences, lay_out
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Block

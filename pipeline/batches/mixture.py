@@ -23,7 +23,8 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.batches.order import WINDOW, OrderPlan, Samples, joined
+from pipeline.batches.order import WINDOW, OrderPlan
+from pipeline.batches.samples import Samples, joined
 from pipeline.counter_random import key, permutation
 from pipeline.dealing import STRATA, deal, stratum_of
 from pipeline.errors import InputError

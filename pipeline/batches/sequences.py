@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batches.order import Samples
+from pipeline.batches.samples import Samples
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.shards import Block
 

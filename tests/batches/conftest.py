@@ -10,6 +10,7 @@ from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.manifest import Manifest, write_manifest
 from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import PREFIXES, Block, ShardInfo, Split, write_shard
+from workshop.small_loader import LENGTH, TRAIN
 
 VOCABULARY = 1000
 SPECIALS = tuple(range(20))  # [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then unused ones
@@ -75,3 +76,14 @@ def make_shards() -> MakeShards:
         return manifest
 
     return make
+
+
+@pytest.fixture(scope="session")
+def shards(make_shards: MakeShards, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
+    folder = tmp_path_factory.mktemp("shards")
+    return str(folder), make_shards(folder, train=TRAIN, validation=(70, 40), longest=LENGTH)
+
+
+@pytest.fixture
+def own_shards(make_shards: MakeShards, tmp_path: Path) -> tuple[str, Manifest]:
+    return str(tmp_path), make_shards(tmp_path, train=(300, 300), validation=(5,), longest=LENGTH)

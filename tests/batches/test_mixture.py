@@ -14,8 +14,9 @@ from pipeline.batches.block_source import BlockSource
 from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.mixture import Mixture
-from pipeline.batches.order import OrderPlan, joined
+from pipeline.batches.order import OrderPlan
 from pipeline.batches.phase_order import phase_order
+from pipeline.batches.samples import joined
 from pipeline.batches.sources import Source, identity, shares
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.errors import InputError

@@ -20,7 +20,8 @@ from pipeline.batches.held_out import held_out_micro_batches
 from pipeline.batches.loader import StepBatches, TrainLoader
 from pipeline.batches.masking import MaskingConfig, mask_keys
 from pipeline.batches.microbatch import IGNORED, Buckets, MicroBatch, even_edges, unpack
-from pipeline.batches.order import OrderPlan, Samples
+from pipeline.batches.order import OrderPlan
+from pipeline.batches.samples import Samples
 from pipeline.batches.sequences import Sequences, blanks, join, lay_out
 from pipeline.batches.share import Share
 from pipeline.batches.sources import Source

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.batches import order
 from pipeline.batches.order import OrderPlan, default_lanes
+from pipeline.batches.samples import Samples
 from pipeline.batches.share import Share
 from pipeline.errors import InputError
 
@@ -39,7 +40,7 @@ def plans(draw: Any) -> OrderPlan:
     )
 
 
-def epoch_of_lane(plan: OrderPlan, lane: int, epoch: int) -> order.Samples:
+def epoch_of_lane(plan: OrderPlan, lane: int, epoch: int) -> Samples:
     return plan.locate(lane, epoch * plan.lane_length, (epoch + 1) * plan.lane_length)
 
 

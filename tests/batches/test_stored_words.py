@@ -14,7 +14,7 @@ from pipeline.batches.held_out import held_out_micro_batches
 from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig, mask_keys, mask_tokens
 from pipeline.batches.microbatch import IGNORED, MicroBatch
-from pipeline.batches.order import Samples
+from pipeline.batches.samples import Samples
 from pipeline.batches.sequences import blanks, join, lay_out
 from pipeline.batches.sources import Source
 from pipeline.batches.special_ids import SpecialIds

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.batches.choosing import choose_words
 from pipeline.batches.masking import mask_keys
-from pipeline.batches.order import Samples
+from pipeline.batches.samples import Samples
 from pipeline.batches.sequences import lay_out
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus import mapper, spills, words
