@@ -6,7 +6,7 @@ a round, rounds interleave the rows, and medians and ratios of the round's own p
     masking   the function alone, on 256 sequences in memory: bertpipe's (each strategy) and transformers'
               collator's
     loading   micro-batches of 256 through a real DataLoader with one worker, start not counted:
-              bertpipe       tars → masked micro-batches
+              bertpipe       tars → masked micro-batches (tokens, mlm+nsp; other masks and objectives below)
               transformers   a `datasets` table → DataCollatorForLanguageModeling (torch, numpy)
               webdataset     tars with one member a pair → padded batches, masked by bertpipe's function
 
@@ -35,6 +35,7 @@ from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import Block, write_shard
+from pipeline.objectives import OBJECTIVES
 
 VOCABULARY = 30_522
 BATCH = 256
@@ -182,13 +183,14 @@ def loading_rows(
     examples = Dataset.from_list([features(block, pair) for pair in range(min(pairs, 40 * BATCH))])
 
     def loader(**more: Any) -> TrainLoader:
+        given = {"masking": MaskingConfig(), "lanes": 64} | more
         return TrainLoader(
-            sources=[Source(folder=folder, manifest=manifest)], seed=1, phase=0, lanes=64, global_batch=BATCH,
-            micro_batch=BATCH, sequence_length=length, masking=MaskingConfig(), special=SPECIAL, **more,
+            sources=[Source(folder=folder, manifest=manifest)], seed=1, phase=0, global_batch=BATCH,
+            micro_batch=BATCH, sequence_length=length, special=SPECIAL, **given,
         )  # fmt: skip
 
-    def ours() -> float:
-        with loader(workers=1) as made:
+    def ours(**more: Any) -> float:
+        with loader(workers=1, **more) as made:
             # Past the first windows, which all lanes load at once, and over whole epochs.
             return stream_rate(iter(made), 20, max(200, 2 * pairs // BATCH))
 
@@ -216,8 +218,16 @@ def loading_rows(
         batches = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="fork")
         return stream_rate(iter(batches), 3, 24)
 
+    def asked(name: str) -> Callable[[], float]:
+        return lambda: ours(objective=OBJECTIVES[name])
+
     rows = {
         OURS: ours,
+        f"{OURS}, whole words": lambda: ours(masking=MaskingConfig(strategy="whole_word")),
+        f"{OURS}, spans": lambda: ours(masking=MaskingConfig(strategy="span")),
+        f"{OURS}, mlm+sop": asked("mlm+sop"),
+        f"{OURS}, mlm (text; pairs/s)": asked("mlm"),
+        f"{OURS}, ltr (text; pairs/s)": asked("ltr"),
         "webdataset, a member a pair": member_a_pair,
         "transformers, torch": lambda: theirs("pt"),
         "transformers, numpy": lambda: theirs("np"),
