@@ -14,11 +14,31 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from pipeline.errors import InputError
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML keeps the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} stands twice", key_node.start_mark
+                )
+            if isinstance(key_node, yaml.ScalarNode):
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(source: IO[bytes] | str) -> Any:
+    """The plain values of a YAML document. Raises yaml.YAMLError, or ValueError for what is no UTF-8 or no date."""
+    return yaml.load(source, Loader=_UniqueKeys)
 
 
 def apply_override(value: dict[str, Any], override: str) -> None:
@@ -30,7 +50,7 @@ def apply_override(value: dict[str, Any], override: str) -> None:
     if not separator or not name:
         raise InputError(f"{override!r} is no override; write key=value, e.g. phases.0.steps=12")
     try:
-        leaf = yaml.safe_load(text)
+        leaf = load_yaml(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise InputError(f"the value of {override!r} is no YAML") from error
     *parents, last = name.split(".")
@@ -94,6 +114,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return None
         kinds = [arg for arg in typing.get_args(hint) if arg is not type(None)]
         is_mapping = isinstance(value, Mapping)
+        if len(kinds) > 1 and not isinstance(value, str) and not is_mapping:
+            raise InputError(f"{where} is {value!r}; it must be text, or hold names with a number each")
         return _convert(
             next((arg for arg in kinds if _holds_keys(arg) == is_mapping), kinds[0]), value, where
         )

@@ -9,6 +9,7 @@ Example:
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from model.config import ModelConfig, preset
 from pipeline import storage
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.order import MOST_DEFAULT_LANES, default_lanes
-from pipeline.configuration import apply_override, at_least, build, one_of, unshared
+from pipeline.configuration import apply_override, at_least, build, load_yaml, one_of, unshared
 from pipeline.errors import InputError
 from pipeline.objectives import OBJECTIVES
 from pipeline.phase import AdamW, Phase
@@ -127,6 +128,11 @@ class Recipe:
         """How many phases have trained something once `step` steps are done."""
         return self.phase_of(step - 1) + 1 if step else 0
 
+    def finished_phases(self, step: int) -> int:
+        """How many phases have trained all their steps once `step` steps are done."""
+        ends = itertools.accumulate(phase.steps for phase in self.phases)
+        return sum(end <= step for end in ends)
+
     def phase_of(self, step: int) -> int:
         """The index of the phase that step `step` (from 0) belongs to; the last one's where the run is over."""
         first = 0
@@ -170,7 +176,7 @@ def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     try:
         with storage.open_read(path) as stream:
-            value = yaml.safe_load(stream)
+            value = load_yaml(stream)
     except FileNotFoundError:
         raise InputError(f"the recipe {path} does not exist; see recipes/ for examples") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date that is none

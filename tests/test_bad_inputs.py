@@ -153,7 +153,9 @@ TABLE = [
     Row("pretrain good.yaml 'phases.0.shards={}'", "shards is empty", PRETRAIN),
     Row("pretrain good.yaml 'phases.0.shards={SHARDS: 0}'", "the weight of SHARDS is 0.0", PRETRAIN),
     Row("pretrain good.yaml 'phases.0.shards={SHARDS: many}'", "phases.0.shards.SHARDS is 'many'", PRETRAIN),
-    Row("pretrain good.yaml 'phases.0.shards=[SHARDS]'", "phases.0.shards is ['SHARDS']", PRETRAIN),
+    Row("pretrain good.yaml 'phases.0.shards=[SHARDS]'", "it must be text, or hold names", PRETRAIN),
+    Row("pretrain good.yaml 'phases.0.shards={SHARDS: 1, SHARDS: 2}'", "is no YAML", PRETRAIN),
+    Row("pretrain good.yaml 'phases.0.shards={SHARDS: 1, ./SHARDS: 2}'", "hold the same pairs", PRETRAIN),
     Row("pretrain good.yaml 'phases.0.shards={SHARDS: 1, nowhere: 1}'", "nowhere does not exist", PRETRAIN),
     Row("pretrain good.yaml 'phases.0.shards={SHARDS: 1, OTHERVOCAB: 1}'", "share one vocabulary", PRETRAIN),
     Row(

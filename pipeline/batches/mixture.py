@@ -23,7 +23,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.batches.order import WINDOW, OrderPlan
+from pipeline.batches.order import WINDOW, OrderPlan, check_batch
 from pipeline.batches.samples import Samples, joined
 from pipeline.counter_random import key, permutation
 from pipeline.dealing import STRATA, deal, stratum_of
@@ -40,7 +40,7 @@ class Mixture:
     weights: of the sources, in proportion to one another, above 0
     global_batch: sequences a step, of all sources together; a multiple of the lanes
 
-    Raises InputError where a weight is not above 0.
+    Raises InputError where a weight is not above 0, or the numbers don't fit one another.
     """
 
     plans: tuple[OrderPlan, ...]
@@ -51,6 +51,7 @@ class Mixture:
         for weight in self.weights:
             if not 0 < weight < float("inf"):
                 raise InputError(f"a source's weight is {weight}; it must be above 0")
+        check_batch(self.global_batch, self.lanes, sum(plan.samples for plan in self.plans))
 
     @property
     def seed(self) -> int:

@@ -90,16 +90,7 @@ class OrderPlan:
         for name in ("seed", "phase"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if self.global_batch % self.lanes:
-            raise InputError(
-                f"global_batch {self.global_batch} is no multiple of lanes {self.lanes}; "
-                f"set lanes={default_lanes(self.global_batch)}"
-            )
-        if self.samples < self.global_batch:
-            raise InputError(
-                f"the shards hold {self.samples} pairs, fewer than one global batch of {self.global_batch}; "
-                "lower global_batch or shard a larger corpus"
-            )
+        check_batch(self.global_batch, self.lanes, self.samples)
 
     def __getstate__(self) -> dict[str, Any]:
         # What a plan has worked out is 200 MB for a million shards, and costs two seconds to work out again.
@@ -251,6 +242,20 @@ def _running(counts: NDArray[np.integer] | Sequence[int]) -> I64:
 def _overlap(firsts: I64, ends: I64, interval: tuple[int, int]) -> I64:
     """How many numbers of each range [first, end) lie in `interval`."""
     return np.maximum(0, np.minimum(ends, interval[1]) - np.maximum(firsts, interval[0]))
+
+
+def check_batch(global_batch: int, lanes: int, samples: int) -> None:
+    """Raise InputError where a global batch is no multiple of the lanes, or more than there are samples."""
+    if global_batch % lanes:
+        raise InputError(
+            f"global_batch {global_batch} is no multiple of lanes {lanes}; "
+            f"set lanes={default_lanes(global_batch)}"
+        )
+    if samples < global_batch:
+        raise InputError(
+            f"the shards hold {samples} pairs, fewer than one global batch of {global_batch}; "
+            "lower global_batch or shard a larger corpus"
+        )
 
 
 def default_lanes(global_batch: int) -> int:

@@ -93,6 +93,10 @@ with bertpipe {info.versions.get("bertpipe", "")}. {_heads(objective)}
                     f"shards, phase {number + 1}": f"`{content}`"
                     for number, content in enumerate(info.shards)
                 },
+                **{
+                    f"data changed after step {change['step']:,}": "; ".join(change["changes"])
+                    for change in info.data_changes
+                },
                 **{f"{name}": version for name, version in info.versions.items()},
                 "proof": f"transformers' logits differ from the trained engine's by at most {largest_difference:.1e}",
             }
@@ -109,8 +113,11 @@ def _table(rows: dict[str, Any]) -> str:
 
 
 def _masking(masking: dict[str, Any]) -> str:
+    final, static = masking.get("final_rate"), masking.get("epochs")
+    rate = f"{masking['rate']:.0%}" + ("" if final is None else f" at first, {final:.0%} at last,")
+    masks = "" if static is None else f", {static} masks a pair in turn"
     return (
-        f"{masking['strategy']}, {masking['rate']:.0%} of tokens "
+        f"{masking['strategy']}, {rate} of tokens{masks} "
         f"({masking['mask']:.0%} [MASK], {masking['random']:.0%} random, {masking['keep']:.0%} kept)"
     )
 

@@ -53,7 +53,8 @@ class CheckpointInfo:
     step: optimizer steps done over all phases
     samples, tokens: pairs and real tokens trained on so far
     held_out: the figures of the run's last evaluation and its `step`; empty before the first
-    shards: the manifests' hashes, one a phase
+    shards: what each phase reads, or has read: a manifest's hash, or those of a mixture with their shares
+    data_changes: where the run went on with other data than before: `step`, the last on the old, and `changes`
     files: size in bytes and hash of every file, by its path inside the folder
     """
 
@@ -68,6 +69,7 @@ class CheckpointInfo:
     vocabulary: dict[str, Any]
     shards: list[str]
     versions: dict[str, str]
+    data_changes: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, list[Any]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

@@ -169,7 +169,8 @@ class Training:
             recipe=plan.recipe.as_dict(),
             model=asdict(plan.model),
             vocabulary=plan.sources[0][0].manifest.vocabulary,
-            shards=plan.shard_hashes,
+            shards=list(plan.history.shards),
+            data_changes=list(plan.history.data_changes),
             versions=lineage.library_versions("torch", "deepspeed"),
         )
         save_checkpoint(

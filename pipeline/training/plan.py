@@ -14,7 +14,7 @@ from pipeline.batches.held_out import held_out_micro_batches
 from pipeline.batches.microbatch import MicroBatch
 from pipeline.batches.mixture import Mixture
 from pipeline.batches.phase_order import phase_order
-from pipeline.batches.sources import Source, identity, read_sources, shares
+from pipeline.batches.sources import Source, held_out_counts, identity, read_sources
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.vocabulary import Vocabulary
 from pipeline.corpus.words import has_words
@@ -24,7 +24,7 @@ from pipeline.training import preflight
 from pipeline.training.engine import check_zero
 from pipeline.training.ops import check_ops
 from pipeline.training.room import refuse_what_does_not_fit
-from pipeline.training.run_folder import DataChange, check_folder, with_known_lanes
+from pipeline.training.run_folder import History, check_folder, with_known_lanes
 from pipeline.training.settings import ZeroSettings, check_optimizers, check_precision, read_settings
 from pipeline.training.world import World, local_devices
 
@@ -37,7 +37,7 @@ class Plan:
     """What `make_plan` found good.
 
     sources: the shard folders of each phase
-    data_change: what this start changes of the data that the run was begun on, where that was allowed
+    history: what the run reads and has read
     """
 
     recipe: Recipe
@@ -45,12 +45,7 @@ class Plan:
     vocabulary: Vocabulary
     settings: ZeroSettings
     model: ModelConfig
-    data_change: DataChange | None = None
-
-    @property
-    def shard_hashes(self) -> list[str]:
-        """The identity of what each phase reads."""
-        return [identity(each) for each in self.sources]
+    history: History
 
     @property
     def objective(self) -> Objective:
@@ -93,6 +88,8 @@ class Plan:
                 read = zip(sources, order.epochs_of_sources(phase.steps), strict=True)
                 parts = [f"{s.folder} {s.weight / whole:.1%}, {epochs:.2f} epochs" for s, epochs in read]
                 lines.append(f"phases.{index} reads {'; '.join(parts)}")
+                held_out = held_out_counts(self.recipe.evaluate.sequences, sources)
+                lines[-1] += f"; it is evaluated on {' + '.join(map(str, held_out))} held-out pairs"
         return lines
 
     def ends_phase(self, step: int) -> bool:
@@ -137,7 +134,7 @@ class Plan:
         """
         phase = self.recipe.phases[index]
         sources = self.sources[index]
-        counts = shares(self.recipe.evaluate.sequences, sources)
+        counts = held_out_counts(self.recipe.evaluate.sequences, sources)
         return itertools.chain.from_iterable(
             held_out_micro_batches(
                 source.folder,
@@ -172,7 +169,7 @@ def make_plan(recipe: Recipe, ranks: int, *, may_change_data: bool = False) -> P
     preflight.check(recipe, sources, ranks)
     shard_hashes = [identity(each) for each in sources]
     vocabulary_hash = sources[0][0].manifest.vocabulary["hash"]
-    change = check_folder(
+    history = check_folder(
         recipe, shard_hashes, vocabulary_hash, ranks, settings, may_change_data=may_change_data
     )
     vocabulary = preflight.vocabulary_of(sources[0][0].folder, sources[0][0].manifest)
@@ -185,5 +182,5 @@ def make_plan(recipe: Recipe, ranks: int, *, may_change_data: bool = False) -> P
         vocabulary=vocabulary,
         settings=settings,
         model=model,
-        data_change=change,
+        history=history,
     )

@@ -34,6 +34,7 @@ def check(recipe: Recipe, sources: Sequence[Sequence[Source]], ranks: int) -> No
             _check_phase(recipe, phase, index, own, ranks)
         except InputError as error:
             raise InputError(f"phases.{index}: {error}") from None
+        _refuse_repetition(own, index)
         for source in own:
             theirs, ours = source.manifest.vocabulary["hash"], first.manifest.vocabulary["hash"]
             if theirs != ours:
@@ -41,6 +42,15 @@ def check(recipe: Recipe, sources: Sequence[Sequence[Source]], ranks: int) -> No
                     f"phases.{index}: {source.folder} was made with vocabulary {theirs}, {first.folder} with {ours}; "
                     "all shards of a run share one vocabulary"
                 )
+
+
+def _refuse_repetition(sources: Sequence[Source], index: int) -> None:
+    folders: dict[str, str] = {}
+    for source in sources:
+        if (other := folders.setdefault(source.manifest.hash, source.folder)) != source.folder:
+            raise InputError(
+                f"phases.{index}: {other} and {source.folder} hold the same pairs; name one, with both weights"
+            )
 
 
 def _check_phase(recipe: Recipe, phase: Phase, index: int, sources: Sequence[Source], ranks: int) -> None:
@@ -88,7 +98,7 @@ def check_resume(
     run: Path,
     recipe: Recipe,
     known: Recipe,
-    begun: int,
+    step: int,
     shards: Sequence[str],
     known_shards: Sequence[str],
     *,
@@ -96,36 +106,41 @@ def check_resume(
 ) -> list[str]:
     """Raise InputError where a run folder was begun by another recipe or on other shards.
 
-    begun: how many of the known phases have trained a step; those behind them may change, go, or be added
-    may_change_data: return what differs of the data instead, one `key: new here, old there` a line
+    step: done by the known recipe; phases that have not begun then may change, go, or be added
+    may_change_data: return what differs of the data from now on instead, one `key: new here, old there` a line
     """
+    begun, finished = known.begun_phases(step), known.finished_phases(step)
     if len(recipe.phases) < begun:
         raise InputError(
             f"{run} has trained in {begun} phases, the recipe has {len(recipe.phases)}; phases can be added, not "
             "taken away"
         )
     lines = lineage.difference(_bound(recipe, begun), _bound(known, begun))
-    changed = [line for line in lines if _is_data(line.partition(":")[0])]
+    changed = [line for line in lines if _is_data(line.partition(":")[0], finished)]
     if len(changed) < len(lines) or (changed and not may_change_data):
         remedy = "choose another run folder"
         if len(changed) == len(lines):
             remedy += ", or go on with --allow-data-change"
         raise InputError(f"{run} was begun with another recipe ({'; '.join(lines[:3])}); {remedy}")
-    for index, (mine, other) in enumerate(zip(shards, known_shards, strict=False)):
+    for index, (mine, other) in enumerate(zip(shards, known_shards[:begun], strict=False)):
         if mine != other and not may_change_data:
             folders = " and ".join(recipe.phases[index].weighted_shards)
             raise InputError(
                 f"phases.{index}: {folders} now has hash {mine}, {run} was begun on {other}; "
                 "restore those shards, choose another run folder, or go on with --allow-data-change"
             )
-        if mine != other:
+        if mine != other and index >= finished:
             changed.append(f"phases.{index}.shards: {mine} here, {other} there")
+    if changed and step >= recipe.steps:
+        raise InputError(f"{run} has no step left to train on other data ({'; '.join(changed[:3])})")
     return changed
 
 
-def _is_data(name: str) -> bool:
+def _is_data(name: str, finished: int) -> bool:
+    """Whether a dotted key says which sequences the steps to come train on; nothing of a finished phase does."""
     parts = name.split(".")
-    return parts[0] in _DATA or (len(parts) == 3 and parts[0] == "phases" and parts[2] in _PHASE_DATA)
+    of_a_phase = len(parts) == 3 and parts[0] == "phases" and parts[2] in _PHASE_DATA
+    return parts[0] in _DATA or (of_a_phase and int(parts[1]) >= finished)
 
 
 def _bound(recipe: Recipe, begun: int) -> dict[str, object]:

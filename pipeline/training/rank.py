@@ -43,9 +43,7 @@ def train(plan: Plan, world: World, *, trusted: bool) -> None:
         folder = on_first_rank(
             world,
             device,
-            lambda: open_folder(
-                plan.recipe, plan.shard_hashes, plan.vocabulary, plan.settings, world, plan.data_change
-            ),
+            lambda: open_folder(plan.recipe, plan.history, plan.vocabulary, plan.settings, world),
         )
         training = Training(plan, world, checkpoint_at(run_path, _resumed_step(run_path, world, trusted)))
         if world.is_first:
@@ -86,18 +84,20 @@ def _resumed_step(run_path: Path, world: World, trusted: bool) -> int:
 def _announce(plan: Plan, step: int) -> None:
     if step:
         say(f"resuming {plan.recipe.run} after step {step} of {plan.recipe.steps}")
-    if plan.data_change:
-        say(f"warning: the data changes {plan.data_change}")
+    if plan.history.changes_now:
+        say(f"warning: the data changes {plan.history.sentences[-1]}")
     for line in plan.notes:
         say(line)
 
 
 def _record(plan: Plan) -> RunRecord:
-    tags = {f"bertpipe.shards.{index}": shards for index, shards in enumerate(plan.shard_hashes)}
+    tags = {f"bertpipe.shards.{index}": shards for index, shards in enumerate(plan.history.shards)}
     tags["bertpipe.vocabulary"] = plan.vocabulary.hash
-    tags["bertpipe.corpus"] = str(plan.sources[0][0].manifest.corpus.get("fingerprint"))
-    if plan.data_change:
-        tags["bertpipe.data_change"] = str(plan.data_change)
+    manifests = [source.manifest for sources in plan.sources for source in sources]
+    corpora = dict.fromkeys(str(manifest.corpus.get("fingerprint")) for manifest in manifests)
+    tags["bertpipe.corpus"] = " + ".join(corpora)
+    if plan.history.data_changes:
+        tags["bertpipe.data_changes"] = " | ".join(plan.history.sentences)
     run_path = Path(plan.recipe.run)
     return RunRecord(
         parameters=plan.recipe.as_dict(),

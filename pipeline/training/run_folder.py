@@ -23,7 +23,7 @@ from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
 from pipeline.errors import InputError, RunFailed
 from pipeline.lineage import difference, library_versions
 from pipeline.processes import available_cores
-from pipeline.recipe import Recipe, read_recipe
+from pipeline.recipe import Recipe, read_recipe, recipe_from
 from pipeline.training import checkpoints
 from pipeline.training.preflight import check_resume
 from pipeline.training.settings import ZeroSettings
@@ -37,18 +37,25 @@ _LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataChange:
-    """Where a run goes on with other data than before.
+class History:
+    """What a run reads and has read.
 
-    step: the last one on the old data
-    changes: `key: new here, old there`
+    shards: the identity of what each phase reads; of finished phases, of what they have read
+    data_changes: where it went on with other data than before, the latest last: `step`, the last on the old data,
+        and `changes`, `key: new here, old there`
+    changes_now: whether the latest is this start's
     """
 
-    step: int
-    changes: tuple[str, ...]
+    shards: tuple[str, ...]
+    data_changes: tuple[dict[str, Any], ...] = ()
+    changes_now: bool = False
 
-    def __str__(self) -> str:
-        return f"after step {self.step}: {'; '.join(self.changes)}"
+    @property
+    def sentences(self) -> list[str]:
+        """The changes as a person reads them."""
+        return [
+            f"after step {change['step']}: {'; '.join(change['changes'])}" for change in self.data_changes
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +91,11 @@ def check_folder(
     settings: ZeroSettings,
     *,
     may_change_data: bool = False,
-) -> DataChange | None:
+) -> History:
     """Raise InputError where the recipe's run folder belongs to something else; touches nothing.
 
     shards, vocabulary: hashes of what each phase reads, and of the vocabulary
-    may_change_data: return what has changed of the data instead of refusing it
+    may_change_data: take up what has changed of the data instead of refusing it
     """
     if storage.is_uri(recipe.run):
         raise InputError(
@@ -100,15 +107,18 @@ def check_folder(
     if not (run / RECIPE).exists():
         if run.exists() and any(not _is_ours(path.name) for path in run.iterdir()):
             raise InputError(f"run: {run} holds other files and no {RECIPE}; name a new folder")
-        return None
+        return History(shards=tuple(shards))
     known = read_recipe(str(run / RECIPE))
     lineage = storage.read_json(str(run / LINEAGE)) if (run / LINEAGE).exists() else {}
     info = checkpoints.newest_readable(run)
-    begun = known.begun_phases(info.step if info else 0)
-    known_shards = lineage.get("shards", shards)[:begun]
-    changes = check_resume(run, recipe, known, begun, shards, known_shards, may_change_data=may_change_data)
     if info is None:
-        return None
+        check_resume(run, recipe, known, 0, shards, (), may_change_data=False)
+        return History(shards=tuple(shards))
+    # The checkpoint says what has been trained: a start may have changed the folder and ended before it trained.
+    known = recipe_from(info.recipe, str(run / checkpoints.FOLDER))
+    changes = check_resume(
+        run, recipe, known, info.step, shards, info.shards, may_change_data=may_change_data
+    )
     if info.vocabulary["hash"] != vocabulary:
         raise InputError(
             f"{run} was trained with vocabulary {info.vocabulary['hash']}, the shards were made with {vocabulary}; "
@@ -125,7 +135,13 @@ def check_folder(
             f"{run} was checkpointed by {info.world_size} ranks at ZeRO {info.zero_stage}, and {ranks} are "
             f"started; resume with --ranks {info.world_size}"
         )
-    return DataChange(step=info.step, changes=tuple(changes)) if changes else None
+    finished = recipe.finished_phases(info.step)
+    change = [{"step": info.step, "changes": changes}] if changes else []
+    return History(
+        shards=(*info.shards[:finished], *shards[finished:]),
+        data_changes=(*info.data_changes, *change),
+        changes_now=bool(changes),
+    )
 
 
 def _is_ours(name: str) -> bool:
@@ -135,16 +151,12 @@ def _is_ours(name: str) -> bool:
 
 def open_folder(
     recipe: Recipe,
-    shards: Sequence[str],
+    history: History,
     vocabulary: Vocabulary,
     settings: ZeroSettings,
     world: World,
-    change: DataChange | None = None,
 ) -> RunFolder:
     """Create or reopen the run folder and lock it; called by the first rank, after `check_folder`.
-
-    shards: hashes of what each phase reads
-    change: recorded in `lineage.json`
 
     Raises InputError where another process trains in it.
     """
@@ -166,10 +178,10 @@ def open_folder(
     storage.write_json(
         str(run / LINEAGE),
         {
-            "shards": list(shards),
+            "shards": list(history.shards),
             "vocabulary": {"hash": vocabulary.hash, "size": vocabulary.size, "cased": vocabulary.cased},
             "deepspeed": settings.values,
-            "data_changes": _data_changes(run) + ([dataclasses.asdict(change)] if change else []),
+            "data_changes": list(history.data_changes),
         },
     )
     _add_environment(run, world)
@@ -179,11 +191,6 @@ def open_folder(
         str(run / RECIPE), yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True)
     )
     return RunFolder(path=run, lock=lock)
-
-
-def _data_changes(run: Path) -> list[Any]:
-    path = str(run / LINEAGE)
-    return list(storage.read_json(path).get("data_changes", [])) if storage.exists(path) else []
 
 
 def _add_environment(run: Path, world: World) -> None:

@@ -36,7 +36,13 @@ def metric_name(name: str) -> str:
 
 def parameters(recipe: Mapping[str, Any]) -> dict[str, str]:
     """A recipe's values by dotted key, as text that MLflow takes."""
-    return {key: without_secrets(str(value))[:_PARAMETER_LENGTH] for key, value in flatten(recipe).items()}
+    # Folders are keys in a phase that reads several; MLflow takes no URI, `~` or `@` in a name.
+    phases = [
+        {name: _shards(phase) if name == "shards" else value for name, value in phase.items()}
+        for phase in recipe.get("phases", ())
+    ]
+    flat = flatten({**recipe, "phases": phases})
+    return {key: without_secrets(str(value))[:_PARAMETER_LENGTH] for key, value in flat.items()}
 
 
 def heading(recipe: Mapping[str, Any], lineage: Mapping[str, str]) -> dict[str, str]:
@@ -62,12 +68,19 @@ def description(recipe: Mapping[str, Any], lineage: Mapping[str, str]) -> str:
         "",
     ]
     lines += [
-        f"- phase {number}: `{phase.get('shards')}`, {phase.get('sequence_length')} tokens, "
+        f"- phase {number}: `{_shards(phase)}`, {phase.get('sequence_length')} tokens, "
         f"{phase.get('global_batch')} sequences a step, {phase.get('steps')} steps"
         for number, phase in enumerate(recipe.get("phases", ()))
     ]
     lines += [f"- {name.removeprefix('bertpipe.')}: `{value}`" for name, value in lineage.items()]
     return without_secrets("\n".join(lines))
+
+
+def _shards(phase: Mapping[str, Any]) -> str:
+    shards = phase.get("shards")
+    if isinstance(shards, Mapping):
+        return ", ".join(f"{folder}: {weight:g}" for folder, weight in shards.items())
+    return str(shards)
 
 
 def without_secrets(text: str) -> str:

@@ -1,6 +1,7 @@
 """Mixtures: laws 3 and 4 over several sources, and shares that hold at every position."""
 
 from collections import Counter
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.batches.mixture import Mixture
 from pipeline.batches.order import OrderPlan
 from pipeline.batches.phase_order import phase_order
 from pipeline.batches.samples import joined
-from pipeline.batches.sources import Source, identity, shares
+from pipeline.batches.sources import Source, held_out_counts, identity
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.errors import InputError
 
@@ -37,7 +38,7 @@ def mixtures(draw: Any) -> Mixture:
     return Mixture(
         plans=tuple(plans),
         weights=tuple(draw(WEIGHTS) for _ in plans),
-        global_batch=lanes * draw(st.integers(1, 5)),
+        global_batch=lanes * draw(st.integers(1, min(5, sum(plan.samples for plan in plans) // lanes))),
     )
 
 
@@ -234,21 +235,59 @@ def test_one_source_alone_is_no_mixture(sources: list[Source]) -> None:
 
 def test_the_identity_holds_shares_and_hashes_and_no_folder(sources: list[Source]) -> None:
     first, second, _ = sources
-    assert identity([first, second]) == f"0.75 of {first.manifest.hash} + 0.25 of {second.manifest.hash}"
+    assert identity([first, second]) == f"3/4 of {first.manifest.hash} + 1/4 of {second.manifest.hash}"
     moved = Source(folder="elsewhere", manifest=first.manifest, weight=6)
     assert identity([moved, Source(folder="x", manifest=second.manifest, weight=2)]) == identity(
         [first, second]
     )
 
 
-@given(st.integers(1, 5000), st.lists(st.floats(0.01, 9), min_size=1, max_size=5))
-def test_things_are_dealt_by_weight(whole: int, weights: list[float]) -> None:
-    dealt = shares(whole, [Source(folder="", manifest=None, weight=w) for w in weights])  # type: ignore[arg-type]
-    for count, weight in zip(dealt, weights, strict=True):
-        assert count >= 1
-        assert count == 1 or abs(count - whole * weight / sum(weights)) <= 1
-    if all(count > 1 for count in dealt):
-        assert sum(dealt) == whole
+def test_weights_that_are_nearly_others_are_others(sources: list[Source]) -> None:
+    """Rounded, they would give two orders one identity."""
+    first, second, _ = sources
+    thirds = [replace(first, weight=1), replace(second, weight=2)]
+    nearly = [replace(first, weight=0.333333), replace(second, weight=0.666667)]
+    assert identity(thirds) == f"1/3 of {first.manifest.hash} + 2/3 of {second.manifest.hash}"
+    assert identity(nearly) != identity(thirds)
+
+
+@dataclass
+class Held:
+    """A manifest as far as held-out pairs go."""
+
+    count: int
+
+    def pairs(self, split: str) -> int:
+        assert split == "validation"
+        return self.count
+
+
+@given(
+    st.integers(1, 5000),
+    st.lists(st.tuples(st.floats(0.01, 9), st.integers(1, 5000)), min_size=1, max_size=5),
+)
+def test_held_out_pairs_are_of_each_source_by_weight_as_far_as_there_are(
+    most: int, sources: list[tuple[float, int]]
+) -> None:
+    made = [Source(folder="", manifest=Held(held), weight=weight) for weight, held in sources]  # type: ignore[arg-type]
+    counts, whole = held_out_counts(most, made), sum(weight for weight, _ in sources)
+    assert sum(counts) <= most + len(counts)
+    for count, (weight, held) in zip(counts, sources, strict=True):
+        assert 1 <= count <= held
+        assert count == 1 or abs(count - sum(counts) * weight / whole) <= len(counts)
+
+
+def test_a_source_with_few_held_out_pairs_is_not_outweighed_by_the_others() -> None:
+    large, small = (Source(folder="", manifest=Held(n), weight=w) for n, w in ((900, 1), (77, 9)))  # type: ignore[arg-type]
+    assert held_out_counts(2048, [large, small]) == [8, 77]
+    assert held_out_counts(40, [large, small]) == [4, 36]
+
+
+def test_a_batch_that_no_mixture_can_fill_is_refused(sources: list[Source], special: SpecialIds) -> None:
+    with pytest.raises(InputError, match="the shards hold 3840 pairs, fewer than one global batch of 80000"):
+        loader(sources, special, global_batch=80_000, micro_batch=8)
+    with pytest.raises(InputError, match="global_batch 50 is no multiple of lanes 8"):
+        loader(sources, special, global_batch=50, micro_batch=1)
 
 
 def test_a_source_with_fewer_pairs_than_lanes_is_refused_by_name(

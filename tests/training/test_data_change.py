@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.corpus.manifest import read_manifest
 from pipeline.recipe import recipe_from
+from pipeline.release.card import model_card
 from pipeline.training.checkpoints import read_checkpoint
 from pipeline.training.metrics import read_metrics
 from pipeline.training.plan import make_plan
@@ -45,90 +46,111 @@ def shared_topics(python_english: Path, tmp_path_factory: pytest.TempPathFactory
     return path
 
 
-@pytest.mark.long
-def test_a_mixture_trains_and_resumes_to_the_last_bit(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, shards: Path, other_shards: Path
-) -> None:
-    phase = recipe["phases"][0] | {"shards": {str(shards): 3, str(other_shards): 1}, "steps": 10}
-    path = write_recipe(recipe | {"phases": [phase]})
-    run, broken = Path(recipe["run"]), Path(recipe["run"]).with_name("broken")
-    whole = cli("pretrain", path)
-    assert whole.returncode == 0, whole.stderr
-    assert f"phases.0 reads {shards} 75.0%, " in whole.stderr
-    begun = processes.begin(path, f"run={broken}")
-    processes.wait_for_step(broken, 7, begun)
-    processes.kill_all(broken)
-    begun.communicate()
-    assert cli("pretrain", path, f"run={broken}", "--ranks", 1).returncode == 0
-    assert processes.learned(broken) == processes.learned(run)
-    first, second = (read_manifest(str(folder)).hash for folder in (shards, other_shards))
-    assert read_checkpoint(run / "checkpoints" / "latest").shards == [f"0.75 of {first} + 0.25 of {second}"]
-    # Held-out pairs of both: 24 and 8 of the 32 that the recipe asks for.
-    assert read_metrics(run)[-1]["held_out_mlm_loss"] > 0
+@pytest.fixture(scope="module")
+def strange_shards(shared_topics: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of another vocabulary."""
+    from pipeline.corpus.sharding import ShardConfig, run
+
+    output = tmp_path_factory.mktemp("shards") / "strange"
+    run(
+        ShardConfig(
+            corpus=(str(shared_topics),), output=str(output), vocab_size=1500, max_seq_length=64, workers=1,
+            validation_fraction=0.1,
+        )
+    )  # fmt: skip
+    return output
 
 
 @pytest.mark.long
-def test_data_that_changes_in_mid_run_is_refused_or_recorded(
+def test_a_mixture_trains_and_data_that_changes_in_mid_run_is_refused_or_recorded(
     recipe: dict[str, Any],
     write_recipe: Any,
     cli: Any,
     shards: Path,
     other_shards: Path,
-    shared_topics: Path,
+    strange_shards: Path,
     tmp_path: Path,
 ) -> None:
-    database = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
-    recipe["tracking"] = {"experiment": "changes"}
-    run, phase = Path(recipe["run"]), recipe["phases"][0]
-    begun = write_recipe(recipe | {"phases": [phase | {"steps": 5}]})
-    assert cli("pretrain", begun, database).returncode == 0
-    for change, complaint in (
-        ({"shards": str(other_shards)}, f"{run} was begun on {read_manifest(str(shards)).hash}"),
-        ({"global_batch": 24}, "lanes is 8" if 24 % 8 else "phases.0.global_batch: 24 here, 16 there"),
+    # MLflow takes no such name for a parameter.
+    others = tmp_path / "others+more@home"
+    others.symlink_to(other_shards)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run, phase = Path(recipe["run"]), recipe["phases"][0] | {"steps": 40}
+    recipe["tracking"] = {"experiment": "changes", "uri": uri}
+    recipe["checkpoint"] = {"every": 20, "keep_last": 2}
+
+    def written(name: str, **changes: Any) -> Path:
+        more = {"seed": changes.pop("seed", recipe["seed"])}
+        path: Path = write_recipe(recipe | more | {"phases": [phase | changes]}, name)
+        return path
+
+    both = {str(shards): 3, str(others): 1}
+    first = written("first.yaml", shards=both)
+    begun = processes.begin(first, f"run={run}")
+    processes.wait_for_step(run, 21, begun)
+    processes.kill_all(run)
+    said = begun.communicate()[0]
+    assert f"phases.0 reads {shards} 75.0%, " in said
+    assert "it is evaluated on 24 + 8 held-out pairs" in said
+    hashes = [read_manifest(str(folder)).hash for folder in (shards, others)]
+    mixed = f"3/4 of {hashes[0]} + 1/4 of {hashes[1]}"
+    assert read_checkpoint(run / "checkpoints" / "latest").shards == [mixed]
+
+    # What is data is refused with the way out.
+    for name, change, complaint in (
+        ("folder.yaml", {"shards": str(others)}, f"was begun on {mixed}"),
+        ("weights.yaml", {"shards": {str(shards): 3, str(others): 1.0001}}, f"was begun on {mixed}"),
+        ("batch.yaml", {"shards": both, "global_batch": 24}, "phases.0.global_batch: 24 here, 16 there"),
+        ("seed.yaml", {"shards": both, "seed": 4}, "seed: 4 here, 3 there"),
     ):
-        changed = write_recipe(recipe | {"phases": [phase | {"steps": 5} | change]}, "changed.yaml")
-        refused = cli("pretrain", changed, database)
+        refused = cli("pretrain", written(name, **change))
         assert refused.returncode == 2
         assert complaint in refused.stderr
         assert "go on with --allow-data-change" in refused.stderr
-    # What isn't data stays refused.
-    refused = cli("pretrain", begun, database, "phases.0.learning_rate=0.5", "seed=9", "--allow-data-change")
+    # What isn't, stays refused; so does another vocabulary, whose ids would mean other words.
+    refused = cli("pretrain", first, "phases.0.learning_rate=0.5", "seed=9", "--allow-data-change")
     assert refused.returncode == 2
     assert "phases.0.learning_rate: 0.5 here" in refused.stderr
-    assert "--allow-data-change" not in refused.stderr
-    second = phase | {"shards": str(other_shards), "global_batch": 24, "steps": 3, "warmup_steps": 0}
-    both = write_recipe(
-        recipe | {"seed": 4, "phases": [phase | {"steps": 5, "shards": str(other_shards)}, second]},
-        "both.yaml",
-    )
-    assert cli("pretrain", both, database).returncode == 2
-    done = cli("pretrain", both, database, "--allow-data-change")
-    assert done.returncode == 0, done.stderr
-    hashes = [read_manifest(str(folder)).hash for folder in (shards, other_shards)]
-    changes = ["seed: 4 here, 3 there", f"phases.0.shards: {hashes[1]} here, {hashes[0]} there"]
-    assert f"warning: the data changes after step 5: {'; '.join(changes)}" in done.stderr
-    lineage = json.loads((run / "lineage.json").read_text())
-    assert lineage["data_changes"] == [{"step": 5, "changes": changes}]
-    assert lineage["shards"] == [hashes[1], hashes[1]]
-    assert [line["step"] for line in read_metrics(run)] == list(range(1, 9))
-    # Another vocabulary's ids would mean other words.
-    strange = tmp_path / "strange"
-    made = cli("shard", shared_topics, "-o", strange, "--vocab-size", 1500, "--max-seq-length", 64,
-               "--validation-fraction", 0.1)  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    refused = cli("pretrain", both, database, f"phases.0.shards={strange}", f"phases.1.shards={strange}",
-                  "--allow-data-change")  # fmt: skip
+    assert "go on with" not in refused.stderr
+    refused = cli("pretrain", written("strange.yaml", shards=str(strange_shards)), "--allow-data-change")
     assert refused.returncode == 2
     assert "was trained with vocabulary" in refused.stderr
+
+    changed = written("changed.yaml", shards=str(others), global_batch=24, seed=4)
+    done = cli("pretrain", changed, "--allow-data-change")
+    assert done.returncode == 0, done.stderr
+    changes = [
+        "phases.0.global_batch: 24 here, 16 there",
+        "seed: 4 here, 3 there",
+        f"phases.0.shards: {hashes[1]} here, {mixed} there",
+    ]
+    assert f"warning: the data changes after step 20: {'; '.join(changes)}" in done.stderr
+    assert [line["samples"] for line in read_metrics(run)] == [*range(16, 321, 16), *range(344, 801, 24)]
+    info = read_checkpoint(run / "checkpoints" / "latest")
+    lineage = json.loads((run / "lineage.json").read_text())
+    for recorded in (info.data_changes, lineage["data_changes"]):
+        assert recorded == [{"step": 20, "changes": changes}]
+    assert info.shards == lineage["shards"] == [hashes[1]]
+    assert f"| data changed after step 20 | {'; '.join(changes)} |" in model_card(info, "0", 0.0)
+
     # From here on it is the run's data: the flag is no more needed, and nothing is recorded twice.
-    again = cli("pretrain", both, database)
+    again = cli("pretrain", changed)
     assert again.returncode == 0, again.stderr
     assert json.loads((run / "lineage.json").read_text()) == lineage
+    # Where no step is left, no record says that other data was read.
+    refused = cli("pretrain", changed, "seed=9", "--allow-data-change")
+    assert refused.returncode == 2
+    assert "has no step left to train on other data" in refused.stderr
+    assert json.loads((run / "lineage.json").read_text()) == lineage
+
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    client = MlflowClient(tracking_uri=uri)
     (found,) = client.search_runs([client.get_experiment_by_name("changes").experiment_id])
-    assert found.data.tags["bertpipe.data_change"] == f"after step 5: {'; '.join(changes)}"
+    assert found.data.params["phases.0.shards"] == f"{shards}: 3, {others}: 1"
+    assert found.data.tags["bertpipe.data_changes"] == f"after step 20: {'; '.join(changes)}"
+    steps = [point.step for point in client.get_metric_history(found.info.run_id, "train/mlm_loss")]
+    assert steps == list(range(1, 41))
 
 
 def test_masks_by_words_that_the_shards_do_not_know_are_warned_of(

@@ -84,3 +84,9 @@ def test_no_parameter_and_no_description_holds_a_password() -> None:
     }
     assert parameters(recipe)["tracking.uri"] == "http://host"
     assert "hunter2" not in str(parameters(recipe)) + description(recipe, {})
+
+
+def test_several_shard_folders_are_one_parameter_without_their_passwords() -> None:
+    mixed = {"phases": [{"shards": {"s3://key:secret@host/a+b": 3.0, "B": 0.5}, "steps": 2}]}
+    assert parameters(mixed) == {"phases.0.shards": "s3://host/a+b: 3, B: 0.5", "phases.0.steps": "2"}
+    assert "`s3://host/a+b: 3, B: 0.5`" in description(mixed, {})
