@@ -2,8 +2,8 @@
 
 In: an order plan for each source, and their weights. Out: for every lane and position the sample that stands there.
 What always holds:
-- Of the first q positions of a lane a source has its share, to within one for each source; so all lanes together,
-  and every step, keep to the weights.
+- Of the first q positions of a lane a source has its share, less than one off for each of the sources; so all lanes
+  together, and every step, keep to the weights.
 - A source's samples come as its own plan has them: each at most once in an epoch of its own, whatever the others
   do; a source that is small beside its weight is gone through more often.
 - A position is arithmetic on the manifests' counts, the same to find at step 10 and at step 10,000,000.
