@@ -107,6 +107,8 @@ def test_a_read_that_does_not_answer_is_asked_again_first_and_holds_nothing_else
     source = source_of(shards)
     disk.silent = 4  # every thread is stuck, and five requests wait behind them
     source.request(range(BLOCKS))
+    while len(disk.reads) < 4:
+        time.sleep(0.001)
     assert [len(source.read(number)) for number in (8, 0)] == [428, 1024]
     (said,) = capfd.readouterr().err.splitlines()
     assert said.startswith("warning: reading ")
