@@ -11,15 +11,17 @@ Example:
     block = source.read(12)
 """
 
-import queue
+import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
 from pipeline import storage
+from pipeline.batches.block_readers import Asked, BlockReaders
 from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import Block, ShardInfo, read_block_from
 from pipeline.errors import RunFailed
@@ -33,6 +35,10 @@ _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectory
 # How long a read may take before it is asked anew, and how often it is asked.
 _SECONDS_TO_ANSWER = 60.0
 _TIMES_TO_ASK = 5
+_REMEDY = "look at its disk or network, then run the same command again"
+# Reads of a folder that may wait at once: two blocks' worth that never answer. More would only pile up threads, and
+# those of other folders would wait behind them.
+_MOST_WAITING = 2 * _THREADS * _TIMES_TO_ASK
 
 
 class BlockSource:
@@ -47,16 +53,18 @@ class BlockSource:
         self._lost: set[int] = set()
         self._folders = folders
         self._ends = np.cumsum([shards.blocks for _, shards in folders])
-        self._pending: dict[int, Future[Block]] = {}
-        self._readers: _Readers | None = None
+        self._pending: dict[int, Asked] = {}
+        self._readers: BlockReaders | None = None
+        self._waiting: Counter[str] = Counter()
+        self._counting = threading.Lock()
 
     def request(self, numbers: Iterable[int]) -> None:
         """Begin to read these blocks; `read` hands them over."""
         if self._readers is None:
-            self._readers = _Readers(self._attempt)
+            self._readers = BlockReaders(self._attempt, _THREADS)
         for number in numbers:
             if number not in self._pending:
-                self._pending[number] = self._readers.submit(number)
+                self._pending[number] = self._readers.ask(number)
 
     def read(self, number: int) -> Block:
         """Block `number`, its bytes checked against the manifest.
@@ -85,32 +93,26 @@ class BlockSource:
     def _answer(self, number: int) -> Block:
         path, shard, block = self._locate(number)
         where = f"{path} at byte {shard.block_offsets[block]}"
-        for left in reversed(range(_TIMES_TO_ASK)):
-            self.request([number])
-            try:
-                return self._pending[number].result(timeout=_SECONDS_TO_ANSWER)
-            except TimeoutError:
-                if left:
-                    say(
-                        f"warning: reading {where} has not answered for {_SECONDS_TO_ANSWER:g} s; asking again"
-                    )
-                # Its thread is stuck in the system; new ones take over what waited behind it.
-                self._ask_others([other for other, future in self._pending.items() if not future.done()])
-            finally:
-                self._pending.pop(number, None)
-        raise RunFailed(
-            f"cannot read {where}: no answer in {_TIMES_TO_ASK} times {_SECONDS_TO_ANSWER:g} s; "
-            "look at its disk or network, then run the same command again"
-        )
-
-    def _ask_others(self, numbers: Sequence[int]) -> None:
-        """Give up the threads at work, and ask new ones for these blocks."""
-        if self._readers is not None:
-            self._readers.close()
-        self._readers = None
-        for number in numbers:
+        self.request([number])
+        readers, asked = self._readers, self._pending[number]
+        assert readers is not None, "whoever requests has readers"
+        readers.hasten(asked)
+        try:
+            for left in reversed(range(_TIMES_TO_ASK)):
+                try:
+                    return asked.answer.result(timeout=_SECONDS_TO_ANSWER)
+                except TimeoutError:
+                    if left:
+                        say(
+                            f"warning: reading {where} has not answered for {_SECONDS_TO_ANSWER:g} s; asking again"
+                        )
+                        readers.ask_again(asked, older_than=_SECONDS_TO_ANSWER / 2)
+        finally:
+            readers.drop(asked)
             del self._pending[number]
-        self.request(numbers)
+        raise RunFailed(
+            f"cannot read {where}: no answer in {_TIMES_TO_ASK} times {_SECONDS_TO_ANSWER:g} s; {_REMEDY}"
+        )
 
     def _locate(self, number: int) -> tuple[str, ShardInfo, int]:
         """The path of a block's tar, what the manifest says of it, and the block's number in it."""
@@ -122,47 +124,39 @@ class BlockSource:
 
     def _attempt(self, number: int) -> Block:
         path, shard, block = self._locate(number)
-        for wait in (*_SECONDS_BEFORE_TRYING_AGAIN, None):
-            try:
-                with storage.open_read(path) as tar:
-                    return read_block_from(tar, path, shard, block)
-            except OSError as error:
-                reason = error.strerror or error
-                if wait is None or isinstance(error, _LASTING):
-                    raise RunFailed(f"cannot read {path}: {reason}; restore it from its source") from error
-                say(f"warning: cannot read {path}: {reason}; trying again in {wait:g} s")
-                time.sleep(wait)
-        raise AssertionError("the last attempt returns or raises")
+        with self._counted(path):
+            return _patient_read(path, shard, block)
+
+    @contextmanager
+    def _counted(self, path: str) -> Iterator[None]:
+        """Count the read of a tar among its folder's; RunFailed where too many wait already."""
+        folder = os.path.dirname(path)
+        with self._counting:
+            if self._waiting[folder] >= _MOST_WAITING:
+                raise RunFailed(
+                    f"cannot read {path}: {_MOST_WAITING} reads of its folder have had no answer; {_REMEDY}"
+                )
+            self._waiting[folder] += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._waiting[folder] -= 1
 
 
-class _Readers:
-    """Threads that read; daemons, so that one stuck in a dead disk keeps no process from ending."""
-
-    def __init__(self, read: Callable[[int], Block]) -> None:
-        self._read = read
-        self._count = _THREADS
-        self._closed = False
-        self._asked: queue.SimpleQueue[tuple[int, Future[Block]] | None] = queue.SimpleQueue()
-        for _ in range(self._count):
-            threading.Thread(target=self._serve, name="bertpipe-blocks", daemon=True).start()
-
-    def submit(self, number: int) -> "Future[Block]":
-        future: Future[Block] = Future()
-        self._asked.put((number, future))
-        return future
-
-    def close(self) -> None:
-        self._closed = True
-        for _ in range(self._count):
-            self._asked.put(None)
-
-    def _serve(self) -> None:
-        while (asked := self._asked.get()) is not None and not self._closed:
-            number, future = asked
-            try:
-                future.set_result(self._read(number))
-            except BaseException as error:  # raised where the block is needed
-                future.set_exception(error)
+def _patient_read(path: str, shard: ShardInfo, block: int) -> Block:
+    """Read a block; where that fails in a way that may pass, again, aloud."""
+    for wait in (*_SECONDS_BEFORE_TRYING_AGAIN, None):
+        try:
+            with storage.open_read(path) as tar:
+                return read_block_from(tar, path, shard, block)
+        except OSError as error:
+            reason = error.strerror or error
+            if wait is None or isinstance(error, _LASTING):
+                raise RunFailed(f"cannot read {path}: {reason}; restore it from its source") from error
+            say(f"warning: cannot read {path}: {reason}; trying again in {wait:g} s")
+            time.sleep(wait)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _lost(pairs: int) -> Block:

@@ -4,6 +4,7 @@ In: a shard folder with its manifest, how many pairs, a seed, an objective. Out:
 What always holds: together the ranks hold the first `sequences` pairs of the validation split's shuffled
 order, once each, in the same sequences, whatever the world size and the micro-batch; every rank gets equally many
 micro-batches, some with nothing to count, so that all call the network equally often (ZeRO 3 hangs otherwise).
+Pairs whose block is lost, where that is allowed, have nothing to count either.
 
 Example:
     for micro_batch in held_out_micro_batches("SHARDS", manifest, sequences=2048, micro_batch=32,
@@ -35,6 +36,14 @@ _HELD_OUT = int.from_bytes(b"held-out")
 _TEXT_PAIRS = 256
 
 
+def held_out_blocks(folder: str, manifest: Manifest, damage: str = "error") -> BlockSource:
+    """Where held-out pairs are read: one for all evaluations of a run says once what is lost.
+
+    damage: as `BlockSource` has it; the pairs of a lost block count nowhere
+    """
+    return BlockSource([(folder, manifest.of_split("validation"))], damage)
+
+
 def held_out_micro_batches(
     folder: str,
     manifest: Manifest,
@@ -49,13 +58,15 @@ def held_out_micro_batches(
     rank: int = 0,
     world_size: int = 1,
     buckets: Buckets = BUCKETS,
+    blocks: BlockSource | None = None,
 ) -> Iterator[MicroBatch]:
     """Rank `rank`'s part of the first `sequences` held-out pairs (all where there are fewer).
 
     text_length: tokens of a sequence where pairs are laid as text; by default the longest pair's
+    blocks: `held_out_blocks` of the same folder; by default one in which damage is an error
 
     `step` is 0 and `micro_step` counts over all ranks' micro-batches. Raises InputError where the shards
-    hold no held-out pairs, and RunFailed where a block is missing or damaged.
+    hold no held-out pairs, and RunFailed where a block is missing or damaged (unless such are skipped).
     """
     shards = manifest.of_split("validation")
     if not manifest.pairs("validation"):
@@ -72,8 +83,9 @@ def held_out_micro_batches(
     count = min(sequences, plan.samples)
     a_rank = -(-count // (together * world_size))
     maker = _HeldOut(
-        source=BlockSource([(folder, shards)]), plan=plan, objective=objective, masking=masking, special=special,
-        length=length, together=together, parts=-(-most // micro_batch) if is_text else 1, buckets=buckets,
+        source=blocks or held_out_blocks(folder, manifest), plan=plan, objective=objective, masking=masking,
+        special=special, length=length, together=together, parts=-(-most // micro_batch) if is_text else 1,
+        buckets=buckets,
     )  # fmt: skip
     return maker.micro_batches(count, range(rank * a_rank, (rank + 1) * a_rank))
 

@@ -22,12 +22,12 @@ from pipeline.batches.microbatch import MicroBatch
 from pipeline.batches.special_ids import SpecialIds
 from pipeline.corpus.manifest import Manifest, read_manifest
 from pipeline.corpus.shards import Block, read_block
-from pipeline.errors import InputError
+from pipeline.errors import InputError, RunFailed
 from pipeline.objectives import MLM_NSP, OBJECTIVES, Objective
 from pipeline.recipe import recipe_from
 from pipeline.training import checkpoints
 from pipeline.training.preflight import vocabulary_of
-from pipeline.training.world import local_devices, sum_over_ranks
+from pipeline.training.world import local_devices, raise_once, sum_over_ranks
 
 # Enough blocks (of 1,024 pairs) to know a vocabulary's frequencies; a terabyte need not be read for it.
 _UNIGRAM_BLOCKS = 512
@@ -115,6 +115,8 @@ def evaluate(
     """Losses (nats), accuracies and perplexity over a rank's held-out micro-batches and the other ranks'.
 
     network: anything that is called like `BertForPretraining`; every rank calls it equally often
+
+    Raises RunFailed where nothing is left to count.
     """
     import torch
 
@@ -131,6 +133,13 @@ def evaluate(
     network.train(training)
     values = sum_over_ranks([*totals.tolist(), masked, labelled], device)
     token_sum, pair_sum, token_correct, pair_correct, tokens, pairs = values
+    if not tokens:
+        raise_once(
+            RunFailed(
+                "nothing is left of the held-out pairs to evaluate on; restore their damaged blocks "
+                "(or set evaluate.every=0), then run the same command again"
+            )
+        )
     # Of few held-out pairs none may have an order to ask for.
     pairs = max(1.0, pairs)
     loss = token_sum / tokens

@@ -6,11 +6,12 @@ configuration, and the loaders of each phase. What always holds: a plan that exi
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from model.config import ModelConfig
-from pipeline.batches.held_out import held_out_micro_batches
+from pipeline.batches.block_source import BlockSource
+from pipeline.batches.held_out import held_out_blocks, held_out_micro_batches
 from pipeline.batches.microbatch import MicroBatch
 from pipeline.batches.mixture import Mixture
 from pipeline.batches.phase_order import phase_order
@@ -46,6 +47,10 @@ class Plan:
     settings: ZeroSettings
     model: ModelConfig
     history: History
+    # By folder, for all evaluations: a block that is lost is said once, a disk that is dead is not asked each time.
+    _held_out_blocks: dict[str, BlockSource] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def objective(self) -> Objective:
@@ -148,9 +153,16 @@ class Plan:
                 text_length=phase.sequence_length,
                 rank=world.rank,
                 world_size=world.size,
+                blocks=self._blocks_of(source),
             )
             for source, count in zip(sources, counts, strict=True)
         )
+
+    def _blocks_of(self, source: Source) -> BlockSource:
+        kept = self._held_out_blocks
+        if source.folder not in kept:
+            kept[source.folder] = held_out_blocks(source.folder, source.manifest, self.recipe.loader.damage)
+        return kept[source.folder]
 
 
 def make_plan(recipe: Recipe, ranks: int, *, may_change_data: bool = False) -> Plan:

@@ -13,7 +13,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from pipeline.errors import BertpipeError, Echo, InputError
 
@@ -217,6 +217,15 @@ def on_first_rank(world: World, device: str, work: Callable[[], T]) -> T | None:
     if code:
         raise Echo(int(code))
     return result
+
+
+def raise_once(error: BertpipeError) -> NoReturn:
+    """Raise what every rank has found alike: on the first as it is, on the others as an Echo."""
+    import torch.distributed as dist
+
+    if dist.is_initialized() and dist.get_rank() > 0:
+        raise Echo(error.exit_code)
+    raise error
 
 
 def is_lost_peer(error: BaseException) -> bool:

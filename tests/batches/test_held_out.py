@@ -4,12 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pipeline.batches.held_out import held_out_micro_batches
+from model.bert import BertForPretraining
+from model.config import ModelConfig
+from pipeline.batches.held_out import held_out_blocks, held_out_micro_batches
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.microbatch import IGNORED, MicroBatch
 from pipeline.batches.special_ids import SpecialIds
-from pipeline.errors import InputError
+from pipeline.errors import InputError, RunFailed
+from pipeline.objectives import OBJECTIVES
+from pipeline.training.evaluate import evaluate
 from workshop.small_loader import contents
 
 
@@ -63,3 +68,51 @@ def test_no_held_out_pairs_is_an_error(make_shards: Any, special: SpecialIds, tm
     made = str(tmp_path), make_shards(tmp_path, train=(10,))
     with pytest.raises(InputError, match="holds no held-out pairs"):
         held_out(made, special)
+
+
+@pytest.fixture
+def damaged(make_shards: Any, special: SpecialIds, tmp_path: Path) -> tuple[str, Any]:
+    """Held-out pairs 0 to 69 in a tar with a flipped byte, 70 to 109 in a whole one."""
+    manifest = make_shards(tmp_path, train=(300,), validation=(70, 40))
+    with open(tmp_path / "val-00000.tar", "r+b") as tar:
+        tar.seek(3000)
+        tar.write(b"damage")
+    return str(tmp_path), manifest
+
+
+def test_a_damaged_held_out_block_is_named(damaged: Any, special: SpecialIds) -> None:
+    with pytest.raises(RunFailed, match=r"val-00000.tar at byte 0 .block 0. .* hash"):
+        held_out(damaged, special)
+
+
+def test_what_is_left_of_damaged_held_out_pairs_is_evaluated_as_if_it_were_alone(
+    damaged: Any, special: SpecialIds, make_shards: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = str(tmp_path / "whole"), make_shards(tmp_path / "whole", train=(300,), validation=(70, 40))
+    torch.manual_seed(1)
+    network = BertForPretraining(
+        ModelConfig(
+            vocab_size=1000, hidden_size=16, layers=1, heads=2, intermediate_size=16, max_positions=32,
+            # As if trained: each sequence has losses of its own.
+            initializer_range=0.5,
+        )
+    )  # fmt: skip
+    alone = [b for b in held_out(whole, special, sequences=110, micro_batch=1) if b.samples_B[0] >= 70]
+    assert len(alone) == 40
+    blocks = held_out_blocks(*damaged, damage="skip")
+    for _ in range(2):  # evaluations
+        left = held_out(damaged, special, sequences=110, blocks=blocks)
+        assert evaluate(network, left, "cpu") == pytest.approx(evaluate(network, alone, "cpu"), rel=1e-5)
+    assert sum(batch.lost for batch in left) == 70
+    assert capfd.readouterr().err.count("Its 70 pairs are left out") == 1
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=lambda each: each.name)
+def test_where_all_held_out_pairs_are_lost_there_is_nothing_to_count(
+    damaged: Any, special: SpecialIds, objective: Any
+) -> None:
+    (Path(damaged[0]) / "val-00001.tar").unlink()
+    left = held_out(damaged, special, objective=objective, blocks=held_out_blocks(*damaged, damage="skip"))
+    assert left
+    assert sum(batch.masked + batch.labelled for batch in left) == 0

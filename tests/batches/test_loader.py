@@ -118,7 +118,9 @@ def test_stopped_at_any_step_a_new_loader_goes_on_exactly(shards: Any, special: 
 def test_each_block_is_read_by_one_worker_of_one_rank(
     make_shards: Any, special: SpecialIds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = make_shards(tmp_path, train=(5000, 3000, 700, 4000), longest=12)
+    # 8,900 pairs a lane: windows of 4,096, which end in blocks that the next ones begin in.
+    pairs = 8 * 8900
+    manifest = make_shards(tmp_path, train=(20_000, 700, 30_000, pairs - 50_700), longest=6)
     blocks = sum(len(shard.block_pairs) for shard in manifest.of_split("train"))
     reads: Counter[tuple[str, int]] = Counter()
     real = block_source.read_block_from
@@ -131,8 +133,9 @@ def test_each_block_is_read_by_one_worker_of_one_rank(
     readers_of: Counter[tuple[str, int]] = Counter()
     for rank in range(2):
         made = loader(
-            (str(tmp_path), manifest), special, rank=rank, world_size=2, workers=2, stop_step=12_700 // GLOBAL
-        )
+            (str(tmp_path), manifest), special, rank=rank, world_size=2, workers=2, sequence_length=6,
+            global_batch=800, micro_batch=100, stop_step=pairs // 800,
+        )  # fmt: skip
         for reader in range(made.share.readers):
             reads.clear()
             for _ in made._assembly.chunks(reader):

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.batches import block_source
 from pipeline.batches.block_source import BlockSource
+from pipeline.batches.lane import Lane
 from pipeline.batches.loader import TrainLoader
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.mixture import Mixture
@@ -213,18 +215,38 @@ def test_a_small_source_is_gone_through_often_and_masked_anew_each_time(
     assert len(seen) > 0.6 * sum(times.values())
 
 
-def test_a_small_sources_blocks_are_read_once_a_window(sources: list[Source]) -> None:
+def test_a_small_sources_blocks_are_read_once_a_window(
+    sources: list[Source], special: SpecialIds, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order = phase_order(sources, seed=1, phase=0, lanes=8, global_batch=48, sequence_length=24)
     assert isinstance(order, Mixture)
-    window = order.window_samples(0, 0)
-    assert (window.epoch > 0).any()
-    folders = [(source.folder, source.manifest.of_split("train")) for source in sources]
-    source = BlockSource(folders)
-    blocks = [source.read(number) for number in window.blocks.tolist()]
-    source.close()
-    assert [len(block) for block in blocks] == [
-        np.concatenate([plan.block_pairs for plan in order.plans])[n] for n in window.blocks
-    ]
+    reads = Counter[tuple[str, int]]()
+    real = block_source.read_block_from
+
+    def counted(stream: Any, path: str, shard: Any, index: int) -> Any:
+        reads[path, index] += 1
+        return real(stream, path, shard, index)
+
+    monkeypatch.setattr(block_source, "read_block_from", counted)
+    blocks = BlockSource([(source.folder, source.manifest.of_split("train")) for source in sources])
+    lane = Lane(order, 3, blocks, special)
+    its_block = f"{sources[1].folder}/train-00000.tar", 0
+    position, seen = 0, 0
+    for _ in range(3):
+        _, end = order.window_bounds(3, position)
+        reads.clear()
+        laid = list(lane.parts(position, end))
+        small = np.concatenate([part.samples for part in laid])
+        small = small[(small >= 1800) & (small < 1840)]
+        # Of the 40 pairs five are this lane's, in more than eight epochs.
+        assert len(np.unique(small)) == 5
+        assert len(small) > 5 * 8
+        assert max(reads.values(), default=0) <= 1
+        seen += reads[its_block]
+        position = end
+    blocks.close()
+    # Each window begins inside it, so the next ones have it at hand.
+    assert seen == 1
 
 
 def test_one_source_alone_is_no_mixture(sources: list[Source]) -> None:
