@@ -1,12 +1,13 @@
 """What a run's evaluation does where the held-out pairs are damaged."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from model.bert import BertForPretraining
+from pipeline.corpus.sharding import ShardConfig
+from pipeline.corpus.sharding import run as shard
 from pipeline.errors import RunFailed
 from pipeline.recipe import recipe_from
 from pipeline.training.evaluate import evaluate
@@ -15,10 +16,19 @@ from pipeline.training.world import World
 
 
 def test_a_run_goes_on_without_damaged_held_out_pairs_while_any_are_left(
-    recipe: dict[str, Any], shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    recipe: dict[str, Any],
+    shards: Path,
+    python_english: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     damaged = tmp_path / "damaged"
-    shutil.copytree(shards, damaged)
+    shard(
+        ShardConfig(
+            corpus=(str(python_english),), output=str(damaged), vocab=str(shards / "vocab"), max_seq_length=64,
+            workers=1, validation_fraction=0.1, seed=7,
+        )
+    )  # fmt: skip
     for tar in damaged.glob("val-*.tar"):
         data = tar.read_bytes()
         tar.write_bytes(data[:3000] + b"damage" + data[3006:])
