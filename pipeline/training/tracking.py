@@ -16,6 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from pipeline.training.metrics import METRICS, read_after
 from pipeline.training.run_page import heading, metric_name, parameters, without_secrets
 from pipeline.training.server_run import find_or_create
 
+_SQLITE = "sqlite:///"
 _SECONDS_BETWEEN_BATCHES = 2.0
 # Steps read from the record at once, and MLflow's own limits on one request.
 _STEPS_A_READ = 500
@@ -103,6 +105,27 @@ def tracking_uri(policy: TrackingPolicy, run: Path) -> str:
     )
 
 
+def make_database(uri: str) -> None:
+    """Make the SQLite file that `uri` names, where it is one and isn't there yet.
+
+    Under another name until it is whole: MLflow fills it for a second or more, and one that a kill has cut short it
+    would refuse ever after.
+    """
+    if not uri.startswith(_SQLITE) or "?" in uri or os.path.exists(uri.removeprefix(_SQLITE)):
+        return
+    from mlflow import MlflowClient
+
+    path = Path(uri.removeprefix(_SQLITE))
+    for left in path.parent.glob(f".{path.name}.*.tmp*"):
+        if not os.path.exists(f"/proc/{left.name.removeprefix(f'.{path.name}.').partition('.')[0]}"):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    MlflowClient(tracking_uri=f"{_SQLITE}{temporary}").search_experiments(max_results=1)
+    with suppress(FileExistsError):  # another run's was quicker
+        os.link(temporary, path)
+    temporary.unlink()
+
+
 class MlflowTracker:
     """Sends the steps of `metrics.jsonl` to MLflow from a thread."""
 
@@ -176,6 +199,7 @@ class MlflowTracker:
         from mlflow import MlflowClient
         from mlflow.entities import Param, RunTag
 
+        make_database(self._uri)
         client = MlflowClient(tracking_uri=self._uri)
         found = find_or_create(
             client,

@@ -3,6 +3,8 @@
 import json
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from pipeline.training import launch, tracking
 from pipeline.training.metrics import METRICS, read_metrics
 from pipeline.training.run_page import metric_name
 from pipeline.training.server_run import TRACKING
-from pipeline.training.tracking import RunRecord, open_tracker, tracking_uri
+from pipeline.training.tracking import RunRecord, make_database, open_tracker, tracking_uri
 
 RECORD = RunRecord(
     parameters={"phases": [{"steps": 3}], "run": "x"}, tags={"bertpipe.vocabulary": "abc"}, artefacts=()
@@ -315,3 +317,21 @@ def test_pretraining_is_recorded_step_by_step_with_its_artefacts(
     assert found.data.params["masking.rate"] == "0.15"
     assert len(found.data.tags["bertpipe.shards.0"]) == 32
     assert {item.path for item in client.list_artifacts(run_id)} == {"recipe.yaml", "vocab"}
+
+
+def test_a_database_that_a_kill_cut_short_is_never_taken_for_one(tmp_path: Path) -> None:
+    """MLflow refuses one of which it made half the tables, at every later start."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    command = "import sys; from pipeline.training.tracking import make_database; make_database(sys.argv[1])"
+    maker = subprocess.Popen([sys.executable, "-c", command, uri])
+    while not any(left.stat().st_size for left in tmp_path.glob(".mlflow.db.*.tmp")):
+        assert maker.poll() is None
+        time.sleep(0.005)
+    maker.kill()
+    maker.wait()
+    assert [left.name for left in tmp_path.iterdir() if not left.name.endswith("-journal")] == [
+        f".mlflow.db.{maker.pid}.tmp"
+    ]
+    make_database(uri)
+    assert [left.name for left in tmp_path.iterdir()] == ["mlflow.db"]
+    assert MlflowClient(tracking_uri=uri).create_experiment("works")
