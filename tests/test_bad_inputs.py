@@ -327,6 +327,7 @@ def test_a_damaged_shard_ends_training_with_one_line(bench: Path, cli: Any) -> N
     assert skipped.stderr.count("are left out (loader.damage is skip)") == 1
     lost = [line["samples_lost"] for line in read_metrics(bench / "OUT")]
     assert 0 < sum(lost) < 16 * len(lost)
+    assert read_metrics(bench / "OUT")[-1]["samples"] == 16 * len(lost) - sum(lost)
     assert all(line["mlm_loss"] > 1 for line in read_metrics(bench / "OUT"))
     # With nothing left at all there is nothing to go on with.
     shutil.copytree(bench / "CUT", bench / "EMPTIED")

@@ -145,7 +145,7 @@ def _held_out(figures: dict[str, float], objective: Objective) -> str:
     if not figures:
         return "No evaluation ran before this checkpoint."
     rows = {"measured at step": f"{figures['step']:,.0f}"}
-    for task in objective.tasks:
+    for task in (each for each in objective.tasks if f"{each}_loss" in figures):
         perplexity = figures.get(f"{task}_perplexity")
         also = "" if perplexity is None else f" (perplexity {perplexity:.1f})"
         rows[f"{task.upper()} loss"] = f"{figures[f'{task}_loss']:.4f} nats{also}"

@@ -140,16 +140,16 @@ def evaluate(
                 "(or set evaluate.every=0), then run the same command again"
             )
         )
-    # Of few held-out pairs none may have an order to ask for.
-    pairs = max(1.0, pairs)
     loss = token_sum / tokens
+    # Of few held-out pairs none may have an order to ask for; a loss of 0 would say that all were told right.
+    pair = {"loss": pair_sum / pairs, "accuracy": pair_correct / pairs} if pairs else {}
     return objective.figures(
         token={
             "loss": loss,
             "accuracy": token_correct / tokens,
             "perplexity": math.exp(min(loss, 700.0)),
         },
-        pair={"loss": pair_sum / pairs, "accuracy": pair_correct / pairs},
+        pair=pair,
     )
 
 
@@ -202,7 +202,9 @@ def describe(result: dict[str, Any]) -> str:
         f"the unigram baseline of {baseline:.4f})  accuracy {result[f'{task}_accuracy']:.2%}  "
         f"perplexity {result[f'{task}_perplexity']:.1f}",
     ]
-    if pair_task is not None:
+    if pair_task is not None and f"{pair_task}_loss" not in result:
+        lines.append(f"{pair_task.upper()}  of none of these pairs is it asked")
+    elif pair_task is not None:
         lines.append(
             f"{pair_task.upper()}  loss {result[f'{pair_task}_loss']:.4f} nats (chance: 0.6931)  "
             f"accuracy {result[f'{pair_task}_accuracy']:.2%}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import lineage
-from pipeline.errors import Echo, RunFailed, Stopped
+from pipeline.errors import RunFailed, Stopped
 from pipeline.training.checkpoints import FOLDER, LATEST, CheckpointInfo, name_of, read_checkpoint
 from pipeline.training.display import TrainingDisplay
 from pipeline.training.engine import Engine
@@ -27,7 +27,7 @@ from pipeline.training.signals import StopRequest
 from pipeline.training.start import start
 from pipeline.training.step import StepSums, Turn, train_step, turns
 from pipeline.training.tracking import Tracker
-from pipeline.training.world import World
+from pipeline.training.world import World, raise_once
 
 
 class Training:
@@ -97,7 +97,7 @@ class Training:
         )
         self.step += 1
         self._refuse_nonsense(sums)
-        self._samples += phase.global_batch
+        self._samples += phase.global_batch - turn.lost
         self._tokens += sums.tokens
         return sums
 
@@ -105,22 +105,22 @@ class Training:
         """Stop where a step has lost all its pairs: it would count as trained and teach nothing."""
         if turn.masked or not turn.lost:
             return
-        if not self._world.is_first:
-            raise Echo(RunFailed.exit_code)
-        raise RunFailed(
-            f"step {self.step + 1} has lost all its {turn.lost} pairs to damaged blocks; restore the shards, "
-            "then run the same command again"
+        raise_once(
+            RunFailed(
+                f"step {self.step + 1} has lost all its {turn.lost} pairs to damaged blocks; restore the shards, "
+                "then run the same command again"
+            )
         )
 
     def _refuse_nonsense(self, sums: StepSums) -> None:
         """Stop where the numbers have left the finite: the next checkpoint would bury the last good one."""
         if math.isfinite(sums.loss) and math.isfinite(sums.gradient_norm):
             return
-        if not self._world.is_first:
-            raise Echo(RunFailed.exit_code)
-        raise RunFailed(
-            f"step {self.step} has loss {sums.loss} and gradient norm {sums.gradient_norm}; lower learning_rate or "
-            f"raise warmup_steps, in a new run; the last good checkpoint is that of step {self._saved}"
+        raise_once(
+            RunFailed(
+                f"step {self.step} has loss {sums.loss} and gradient norm {sums.gradient_norm}; lower learning_rate "
+                f"or raise warmup_steps, in a new run; the last good checkpoint is that of step {self._saved}"
+            )
         )
 
     def _metrics(self, sums: StepSums, epoch: float, seconds: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from model.config import ModelConfig
 from pipeline.batches.block_source import BlockSource
 from pipeline.batches.held_out import held_out_blocks, held_out_micro_batches
+from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.microbatch import MicroBatch
 from pipeline.batches.mixture import Mixture
 from pipeline.batches.phase_order import phase_order
@@ -64,7 +65,9 @@ class Plan:
     @property
     def notes(self) -> list[str]:
         """What is worth knowing before the first step: how often sources are gone through, words not known."""
-        return [*self._mixtures(), *self._unknown_words()]
+        idle = self.objective.causal and self.recipe.masking != MaskingConfig()
+        warning = "warning: nothing is masked left to right, so masking plays no part"
+        return [*self._mixtures(), *self._unknown_words(), *([warning] if idle else [])]
 
     def _unknown_words(self) -> list[str]:
         if self.objective.causal or self.recipe.masking.strategy == "token":

@@ -171,3 +171,7 @@ def test_masks_by_words_that_the_shards_do_not_know_are_warned_of(
     (warning,) = notes(chinese, strategy="whole_word")
     assert warning.startswith(f"warning: {chinese} was made without --words")
     assert notes(chinese) == notes(shards, strategy="whole_word") == []
+    recipe["objective"] = "ltr"
+    (warning,) = notes(shards, strategy="whole_word")
+    assert "masking plays no part" in warning
+    assert notes(shards) == []

@@ -1,16 +1,20 @@
 """What a run's evaluation does where the held-out pairs are damaged."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model.bert import BertForPretraining
+from pipeline.batches.sequences import IGNORED
 from pipeline.corpus.sharding import ShardConfig
 from pipeline.corpus.sharding import run as shard
 from pipeline.errors import RunFailed
+from pipeline.objectives import OBJECTIVES
 from pipeline.recipe import recipe_from
-from pipeline.training.evaluate import evaluate
+from pipeline.training.evaluate import describe, evaluate
 from pipeline.training.plan import make_plan
 from pipeline.training.world import World
 
@@ -51,3 +55,20 @@ def test_a_run_goes_on_without_damaged_held_out_pairs_while_any_are_left(
     ) as failure:
         evaluate(network, plan.held_out(0, World.alone()), "cpu")
     assert "\n" not in str(failure.value)
+
+
+def test_where_no_pair_has_an_order_to_ask_for_no_figure_says_that_all_were_told_right(
+    recipe: dict[str, Any], shards: Path
+) -> None:
+    plan = make_plan(recipe_from(recipe | {"objective": "mlm+sop"}, "recipe"), 1)
+    network, objective = BertForPretraining(plan.model), OBJECTIVES["mlm+sop"]
+    asked = list(plan.held_out(0, World.alone()))
+    unasked = [
+        dataclasses.replace(batch, next_labels_B=np.full_like(batch.next_labels_B, IGNORED), labelled=0)
+        for batch in asked
+    ]
+    with_pairs, without = (evaluate(network, each, "cpu", objective) for each in (asked, unasked))
+    assert without == {name: with_pairs[name] for name in with_pairs if not name.startswith("sop_")}
+    assert "sop_loss" in with_pairs
+    said = describe({"step": 1, "sequences": 9, "objective": "mlm+sop", "unigram_mlm_loss": 7.0, **without})
+    assert said.splitlines()[-1] == "SOP  of none of these pairs is it asked"
