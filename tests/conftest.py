@@ -57,17 +57,6 @@ def python_english(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shards(python_english: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of that corpus, with their vocabulary of 2,000 tokens; pairs of up to 64 tokens."""
-    from pipeline.corpus.sharding import ShardConfig, run
+    from workshop.shard_folders import shard_small
 
-    output = tmp_path_factory.mktemp("shards") / "64"
-    run(
-        ShardConfig(
-            corpus=(str(python_english),),
-            output=str(output),
-            vocab_size=2000,
-            max_seq_length=64,
-            workers=1,
-            validation_fraction=0.1,
-        )
-    )
-    return output
+    return shard_small(python_english, tmp_path_factory.mktemp("shards") / "64", vocab_size=2000)

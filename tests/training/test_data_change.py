@@ -14,6 +14,7 @@ from pipeline.training.checkpoints import read_checkpoint
 from pipeline.training.metrics import read_metrics
 from pipeline.training.plan import make_plan
 from workshop import processes
+from workshop.shard_folders import shard_small
 
 pytestmark = pytest.mark.xdist_group("data change")
 
@@ -21,21 +22,8 @@ pytestmark = pytest.mark.xdist_group("data change")
 @pytest.fixture(scope="module")
 def other_shards(shared_topics: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second source: another part of the corpus, the same vocabulary."""
-    from pipeline.corpus.sharding import ShardConfig, run
-
     output = tmp_path_factory.mktemp("shards") / "other"
-    run(
-        ShardConfig(
-            corpus=(str(shared_topics),),
-            output=str(output),
-            vocab=str(shards / "vocab"),
-            max_seq_length=64,
-            workers=1,
-            validation_fraction=0.1,
-            seed=5,
-        )
-    )
-    return output
+    return shard_small(shared_topics, output, vocab=str(shards / "vocab"), seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +37,7 @@ def shared_topics(python_english: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def strange_shards(shared_topics: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of another vocabulary."""
-    from pipeline.corpus.sharding import ShardConfig, run
-
-    output = tmp_path_factory.mktemp("shards") / "strange"
-    run(
-        ShardConfig(
-            corpus=(str(shared_topics),), output=str(output), vocab_size=1500, max_seq_length=64, workers=1,
-            validation_fraction=0.1,
-        )
-    )  # fmt: skip
-    return output
+    return shard_small(shared_topics, tmp_path_factory.mktemp("shards") / "strange", vocab_size=1500)
 
 
 @pytest.mark.long

@@ -9,14 +9,13 @@ import pytest
 
 from model.bert import BertForPretraining
 from pipeline.batches.sequences import IGNORED
-from pipeline.corpus.sharding import ShardConfig
-from pipeline.corpus.sharding import run as shard
 from pipeline.errors import RunFailed
 from pipeline.objectives import OBJECTIVES
 from pipeline.recipe import recipe_from
 from pipeline.training.evaluate import describe, evaluate
 from pipeline.training.plan import make_plan
 from pipeline.training.world import World
+from workshop.shard_folders import shard_small
 
 
 def test_a_run_goes_on_without_damaged_held_out_pairs_while_any_are_left(
@@ -26,13 +25,7 @@ def test_a_run_goes_on_without_damaged_held_out_pairs_while_any_are_left(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    damaged = tmp_path / "damaged"
-    shard(
-        ShardConfig(
-            corpus=(str(python_english),), output=str(damaged), vocab=str(shards / "vocab"), max_seq_length=64,
-            workers=1, validation_fraction=0.1, seed=7,
-        )
-    )  # fmt: skip
+    damaged = shard_small(python_english, tmp_path / "damaged", vocab=str(shards / "vocab"), seed=7)
     for tar in damaged.glob("val-*.tar"):
         data = tar.read_bytes()
         tar.write_bytes(data[:3000] + b"damage" + data[3006:])

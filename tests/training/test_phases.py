@@ -15,25 +15,14 @@ from pipeline.training.bert_adam import BertAdam
 from pipeline.training.checkpoints import read_checkpoint, read_weights
 from pipeline.training.metrics import read_metrics
 from workshop import processes
+from workshop.shard_folders import shard_small
 
 
 @pytest.fixture(scope="module")
 def longer_shards(python_english: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same corpus and vocabulary in pairs of up to 128 tokens: what a second phase trains on."""
-    from pipeline.corpus.sharding import ShardConfig, run
-
     output = tmp_path_factory.mktemp("shards") / "128"
-    run(
-        ShardConfig(
-            corpus=(str(python_english),),
-            output=str(output),
-            vocab=str(shards / "vocab"),
-            max_seq_length=128,
-            workers=1,
-            validation_fraction=0.1,
-        )
-    )
-    return output
+    return shard_small(python_english, output, vocab=str(shards / "vocab"), max_seq_length=128)
 
 
 @pytest.fixture

@@ -1,13 +1,22 @@
-"""Shard folders made into others: of fewer or other tars, of an older format."""
+"""Shard folders, and others made of them: of fewer or other tars, of an older format."""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.corpus.manifest import INDEX, MANIFEST, read_manifest, write_manifest
 from pipeline.corpus.shard_table import ShardTable
+from pipeline.corpus.sharding import ShardConfig, run
 from pipeline.corpus.shards import ShardInfo
+
+
+def shard_small(corpus: Path, output: Path, **more: Any) -> Path:
+    """Shards of a small corpus, pairs of up to 64 tokens, a tenth of the documents held out; the folder."""
+    given: dict[str, Any] = {"max_seq_length": 64, "workers": 1, "validation_fraction": 0.1} | more
+    run(ShardConfig(corpus=(str(corpus),), output=str(output), **given))
+    return output
 
 
 def list_other_shards(folder: Path, change: Callable[[Sequence[ShardInfo]], Sequence[ShardInfo]]) -> None:
