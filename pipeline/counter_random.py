@@ -51,9 +51,9 @@ def key(*parts: int) -> int:
     return folded
 
 
-def draw(draw_key: int, counters: NDArray[np.integer]) -> U64:
-    """64 uniform bits for each of `counters` (integers, any shape) under `draw_key`."""
-    offset = np.uint64(draw_key)
+def draw(draw_key: int | U64, counters: NDArray[np.integer]) -> U64:
+    """64 uniform bits for each of `counters` (integers, any shape) under `draw_key`, or each under its own."""
+    offset = np.asarray(draw_key, np.uint64)
     return mix64(mix64(counters.astype(np.uint64) * np.uint64(_GOLDEN) + offset) ^ offset)
 
 
@@ -81,6 +81,11 @@ def permutation(draw_key: int, size: int) -> NDArray[np.int64]:
 def unit(bits: U64) -> NDArray[np.float64]:
     """`bits` as numbers in [0, 1), from their upper 53."""
     return (bits >> np.uint64(11)).astype(np.float64) * (1.0 / (1 << 53))
+
+
+def below(bits: U64, limits: NDArray[np.integer]) -> NDArray[np.int64]:
+    """`bits` as integers in 0 … limit − 1, each limit from 1 to 2^31 (bias under limit / 2^32)."""
+    return ((bits >> np.uint64(32)) * limits.astype(np.uint64) >> np.uint64(32)).view(np.int64)
 
 
 class Stream:

@@ -1,8 +1,9 @@
-"""The labels' balance: with which chance a chunk that has a choice becomes a random-next pair.
+"""The labels' balance: which chunks a partition is cut into, and which of them become random-next pairs.
 
-In: what a rehearsal of the walk met, document by document. Out: a probability for each unforced chunk.
-What always holds: the random-next share of a partition ends within a pair or so of one half, unless more
-than half of its pairs are random-next by force.
+In: the chunk that would begin at each sentence (`chunks`). Out: the sentences at which pairs begin, and their labels.
+What always holds: chunks follow one another through each document, a random-next one giving back what its segment A
+left; the random-next share of a partition ends within a pair or so of one half, unless more than half of its pairs
+are random-next by force.
 
 A chunk of one sentence has no next sentence, so it is random-next by force: about one in ten of English,
 and all of a document whose drawn target is shorter than its sentences. Left alone, labels come to 55 %
@@ -14,67 +15,101 @@ chance, and steered by what that met. Where half of the documents are of long se
 on free pairs that never come, and the labels end at 51.6 % random; two end at 50.0 %. Counting per document
 keeps the differences that are left from adding up.
 
+This is the one walk that goes from pair to pair; all else about pairs is done for all of them at once.
+
 Example:
-    balance = Balance(rehearsed=[Met(forced=1, free=9), Met(forced=4, free=0)])
-    balance.begin(0)
-    balance.probability()  # 0.25 …: 7 wanted of 14 pairs, 5 forced, 9 free
+    walk = balanced_walk(chunks, partition.document_offsets)
+    walk.sentences, walk.random_next
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
-REHEARSALS = 2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.chunks import Chunks
+
+_REHEARSALS = 2
 # The chance for a forced share of one in ten; the first rehearsal's.
 _REHEARSED = (0.5 - 0.1) / (1.0 - 0.1)
 
 
-@dataclass(kw_only=True)
-class Met:
-    """Pairs of a document: random-next by force, and free to be either."""
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """The pairs of a partition, in its documents' order.
 
-    forced: int = 0
-    free: int = 0
-
-
-class Balance:
-    """Counts a walk's labels, and steers those of chunks that have a choice.
-
-    rehearsed: each document's pairs as a rehearsal met them; None: this is the first one.
+    sentences: int64 (pairs), where each pair's chunk begins
+    random_next: bool (pairs)
     """
 
-    def __init__(self, rehearsed: Sequence[Met] | None = None) -> None:
-        self.met: list[Met] = []
-        self._pairs = self._random_next = 0
-        self._rehearsed = rehearsed
-        if rehearsed is not None:
-            self._forced_from = _sums_from([met.forced for met in rehearsed])
-            self._free_from = _sums_from([met.free for met in rehearsed])
+    sentences: NDArray[np.int64]
+    random_next: NDArray[np.bool_]
 
-    def begin(self, document: int) -> None:
-        """The walk comes to `document`; documents come in order."""
-        assert document == len(self.met)
-        self.met.append(Met())
 
-    def probability(self) -> float:
-        """The chance with which the chunk at hand, an unforced one, is to be random-next."""
-        if self._rehearsed is None:
-            return _REHEARSED
-        document = len(self.met) - 1
-        here, expected = self.met[document], self._rehearsed[document]
-        forced_left = max(0, expected.forced - here.forced) + self._forced_from[document + 1]
-        free_left = max(1, expected.free - here.free) + self._free_from[document + 1]
-        wanted = (self._pairs + forced_left + free_left) / 2 - self._random_next - forced_left
-        return min(1.0, max(0.0, wanted / free_left))
+@dataclass(kw_only=True)
+class _Met:
+    """Of each document, the pairs that a walk met: random-next by force, and free to be either."""
 
-    def count(self, random_next: bool, forced: bool) -> None:
-        """Take note of the chunk at hand."""
-        self._pairs += 1
-        self._random_next += random_next
-        if forced:
-            self.met[-1].forced += 1
-        else:
-            self.met[-1].free += 1
+    forced: list[int]
+    free: list[int]
+
+
+def balanced_walk(chunks: Chunks, document_offsets: NDArray[np.int64]) -> Walk:
+    """The walk through all documents whose labels balance."""
+    # Lists, since they are looked at one by one: numpy's own numbers take five times as long.
+    firsts, ends, splits = document_offsets.tolist(), chunks.ends.tolist(), chunks.splits.tolist()
+    labels = chunks.labels.tolist()
+    met = _Met(forced=[0] * (len(firsts) - 1), free=[0] * (len(firsts) - 1))
+    sentences, random_next = _walk(firsts, ends, splits, labels, met, None)
+    for _ in range(_REHEARSALS):
+        met, rehearsed = _Met(forced=[0] * len(met.forced), free=[0] * len(met.free)), met
+        sentences, random_next = _walk(firsts, ends, splits, labels, met, rehearsed)
+    return Walk(sentences=np.array(sentences, np.int64), random_next=np.array(random_next, np.bool_))
+
+
+def _walk(
+    firsts: Sequence[int],
+    ends: Sequence[int],
+    splits: Sequence[int],
+    labels: Sequence[float],
+    met: _Met,
+    rehearsed: _Met | None,
+) -> tuple[list[int], list[bool]]:
+    """The sentences at which pairs begin and their labels; counts into `met` what it came to.
+
+    rehearsed: what the walk before this one met; None: this is the first one, with a fixed chance.
+    """
+    sentences: list[int] = []
+    random_next: list[bool] = []
+    pairs = randoms = 0
+    if rehearsed is not None:
+        forced_from, free_from = _sums_from(rehearsed.forced), _sums_from(rehearsed.free)
+    for document, (sentence, stop) in enumerate(pairwise(firsts)):
+        forced = free = 0
+        while sentence < stop:
+            end, split = ends[sentence], splits[sentence]
+            sentences.append(sentence)
+            if end == split:
+                forced += 1
+                label = True
+            elif rehearsed is None:
+                free += 1
+                label = labels[sentence] < _REHEARSED
+            else:
+                forced_left = max(0, rehearsed.forced[document] - forced) + forced_from[document + 1]
+                free_left = max(1, rehearsed.free[document] - free) + free_from[document + 1]
+                wanted = (pairs + forced_left + free_left) / 2 - randoms - forced_left
+                free += 1
+                label = labels[sentence] * free_left < wanted
+            random_next.append(label)
+            pairs += 1
+            randoms += label
+            # What A left of a random-next pair's chunk is put back.
+            sentence = split if label else end
+        met.forced[document], met.free[document] = forced, free
+    return sentences, random_next
 
 
 def _sums_from(values: Sequence[int]) -> list[int]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.corpus.compressed import open_plain
-from pipeline.corpus.documents import canonical, single_spaced
+from pipeline.corpus.documents import canonical, tidy
 from pipeline.corpus.text_files import Parsed, invalid_utf8, refuse_wide, stripped_lines, whole_lines
 from pipeline.corpus.utf8 import Policy, decode_marked, first_invalid, is_broken, mend
 from pipeline.corpus.wikiextractor import article_text
@@ -89,7 +89,7 @@ def _texts(where: str, value: Any, key: str) -> list[str]:
 def parsed_texts(texts: Sequence[str], *, sentences: bool, broken: bool) -> Parsed:
     """The document of one text, or of texts that are sentences."""
     if sentences:
-        lines = ["".join(single_spaced(canonical(text))) for text in texts]
+        lines = [tidy(canonical(text)) for text in texts]
         return Parsed(lines=[line for line in lines if line], sentences=True, broken=broken)
     lines = [line for text in texts for line in stripped_lines(canonical(text))]
     return Parsed(lines=lines, broken=broken)

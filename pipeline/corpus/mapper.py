@@ -24,8 +24,8 @@ from pipeline.corpus.readers import ReadOptions, read_documents
 from pipeline.corpus.sentences import segment
 from pipeline.corpus.spills import Run, SpillWriter, Tokenised
 from pipeline.corpus.splits import Split
-from pipeline.corpus.tokens import encode_sentences, encode_words
-from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
+from pipeline.corpus.tokens import Encoder, encode_words
+from pipeline.corpus.vocabulary import load_vocabulary
 
 # A batch ends at so many characters, or at so many documents: empty rows have no characters.
 _BATCH_CHARACTERS = 1 << 19
@@ -84,7 +84,8 @@ class _Pending:
 
 def map_split(task: MapTask) -> Spill:
     """Write the split's spill. Raises InputError where the split can't be read."""
-    vocabulary = _vocabulary(task.vocabulary, task.vocabulary_hash)
+    encoder = _encoder(task.vocabulary, task.vocabulary_hash)
+    vocabulary = encoder.vocabulary
     writer = SpillWriter(task.folder, task.stem)
     seen = _Seen(
         fingerprint=Fingerprint(), invalid=Counter(), letters=None if vocabulary.cased else Letters()
@@ -92,7 +93,7 @@ def map_split(task: MapTask) -> Spill:
     rows = kept = tokens = unknown = 0
     for pending in _batches(task, seen):
         rows += len(pending.hashes)
-        batch = _tokenise(pending, vocabulary, task.language if task.words else None)
+        batch = _tokenise(pending, encoder, task.language if task.words else None)
         kept += len(batch.high)
         tokens += len(batch.tokens)
         unknown += int((batch.tokens == vocabulary.unk_id).sum())
@@ -131,12 +132,12 @@ def read_spill(folder: str, stem: str) -> Spill | None:
 
 
 @lru_cache(maxsize=1)
-def _vocabulary(folder: str, vocabulary_hash: str) -> Vocabulary:
+def _encoder(folder: str, vocabulary_hash: str) -> Encoder:
     # Once a process; the hash stands in the key for processes that see several vocabularies in one folder.
     vocabulary = load_vocabulary(folder)
     if vocabulary.hash != vocabulary_hash:
         raise ValueError(f"{folder} changed while shards were made of it")
-    return vocabulary
+    return Encoder(vocabulary)
 
 
 def _batches(task: MapTask, seen: _Seen) -> Iterator[_Pending]:
@@ -162,16 +163,16 @@ def _batches(task: MapTask, seen: _Seen) -> Iterator[_Pending]:
         yield pending
 
 
-def _tokenise(pending: _Pending, vocabulary: Vocabulary, words_of: str | None) -> Tokenised:
+def _tokenise(pending: _Pending, encoder: Encoder, words_of: str | None) -> Tokenised:
     """The documents' tokens, without sentences that have none and documents that have no sentence left.
 
     words_of: the language whose words are wanted, too
     """
     continues = None
     if words_of is None:
-        tokens, lengths = encode_sentences(vocabulary, pending.sentences)
+        tokens, lengths = encoder.encode(pending.sentences)
     else:
-        tokens, lengths, continues = encode_words(vocabulary, pending.sentences, words_of)
+        tokens, lengths, continues = encode_words(encoder.vocabulary, pending.sentences, words_of)
     documents = len(pending.hashes)
     owner = np.repeat(np.arange(documents), pending.sentence_counts)
     counts = np.bincount(owner[lengths > 0], minlength=documents)
@@ -181,6 +182,6 @@ def _tokenise(pending: _Pending, vocabulary: Vocabulary, words_of: str | None) -
         low=hashes[:, 1],
         sentence_counts=counts[counts > 0].astype(np.int64),
         sentence_lengths=lengths[lengths > 0].astype(np.uint32),
-        tokens=tokens.astype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32),
+        tokens=tokens.astype(np.uint16 if encoder.vocabulary.size <= 1 << 16 else np.uint32),
         continues=continues,
     )

@@ -12,67 +12,31 @@ longest among them.
 
 Two departures from the published code, both for the labels' sake: the other document is drawn among the
 others only (the code redraws ten times, then accepts the same document), and the chance of a random-next B
-is set so that, with the chunks that have no choice, the labels balance (`Balance`).
+is set so that, with the chunks that have no choice, the labels balance (`balance`).
 
-A segment is a range [start, stop) of the partition's tokens, so that walking costs a few integers a pair;
-the tokens are gathered at the end.
+A segment is a range [start, stop) of the partition's tokens; the tokens are gathered at the end. How documents are
+cut into chunks stands in `chunks`.
 
 Example:
     block, counts = build_pairs(partition, PairOptions(max_seq_length=128, seed=1), shuffle_key=key(1))
 """
 
-from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import counter_random
-from pipeline.corpus.balance import REHEARSALS, Balance
+from pipeline.corpus.balance import Walk, balanced_walk
+from pipeline.corpus.chunks import SPECIAL_TOKENS, Chunks, Draw, PairOptions, chunks_of, reach
+from pipeline.corpus.partition import Partition
+from pipeline.corpus.ragged import gather, starts_of
 from pipeline.corpus.shards import Block
 from pipeline.dealing import deal
 
-SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
-_SHORTEST_TARGET = 2  # tokens: one for each segment
+__all__ = ["SPECIAL_TOKENS", "PairCounts", "PairOptions", "Partition", "build_pairs"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class PairOptions:
-    """What decides the pairs beside the documents."""
-
-    max_seq_length: int
-    """Tokens of the longest sequence, its three special tokens included."""
-
-    short_seq_prob: float = 0.1
-    """Share of documents that get a shorter target length, drawn uniformly."""
-
-    seed: int = 0
-
-    copies: int = 1
-    """Sets of pairs that each document gives, each drawn anew."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Partition:
-    """Tokenised documents, ascending by hash.
-
-    tokens: uint16 or uint32, all documents laid end to end
-    sentence_offsets: int64 (sentences + 1), where each sentence's tokens start; no sentence is empty
-    document_offsets: int64 (documents + 1), each document's first sentence; no document is empty
-    document_hashes: uint64 (documents), the upper half of each document's hash
-    continues: bool (tokens), those that continue the word before them; None where words are not wanted
-    """
-
-    tokens: NDArray[Any]
-    sentence_offsets: NDArray[np.int64]
-    document_offsets: NDArray[np.int64]
-    document_hashes: NDArray[np.uint64]
-    continues: NDArray[np.bool_] | None = None
-
-    def __len__(self) -> int:
-        return len(self.document_hashes)
+_BITS = 64
 
 
 @dataclass(kw_only=True)
@@ -99,34 +63,26 @@ class PairCounts:
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
-class Draft(NamedTuple):
-    """A pair before its tokens are gathered: ranges of tokens, and its documents' places."""
+@dataclass(frozen=True, kw_only=True)
+class _Segments:
+    """Pairs before their tokens are gathered, a row of each array a pair (int64 where nothing else is said).
 
-    a_start: int
-    a_stop: int
-    b_start: int
-    b_stop: int
-    random_next: bool
-    document_a: int
-    document_b: int
-    forced: bool
-    short: bool
+    a, b: (pairs, 2), where each segment's tokens start and stop
+    document_a, document_b: the places of their documents in the partition
+    random_next, forced, short: bool
+    """
 
+    a: NDArray[np.int64]
+    b: NDArray[np.int64]
+    document_a: NDArray[np.int64]
+    document_b: NDArray[np.int64]
+    random_next: NDArray[np.bool_]
+    forced: NDArray[np.bool_]
+    short: NDArray[np.bool_]
 
-_DOCUMENT_A = Draft._fields.index("document_a")
-
-
-def gather(flat: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
-    """The ranges [start, stop) of `flat`, laid end to end."""
-    # Slices joined in one call: for segments of some sixty tokens faster than an index of every token, and
-    # without its eight bytes a token.
-    pieces = [flat[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
-    return np.concatenate(pieces) if pieces else flat[:0]
-
-
-def starts_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
-    """Where each of the pieces laid end to end starts, and where the last one stops (n + 1)."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    def take(self, rows: NDArray[np.int64]) -> "_Segments":
+        """Some of the pairs, in another order."""
+        return _Segments(**{each.name: getattr(self, each.name)[rows] for each in fields(self)})
 
 
 def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int) -> tuple[Block, PairCounts]:
@@ -134,11 +90,11 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
 
     Raises ValueError where the partition holds documents but not two different ones.
     """
-    copies = [_columns(partition, options, copy) for copy in range(options.copies)]
-    short_documents = sum(len(np.unique(columns[columns[:, -1] > 0, _DOCUMENT_A])) for columns in copies)
-    columns = _shuffled(np.concatenate(copies), shuffle_key)
-    a_start, a_stop, b_start, b_stop, random_next, document_a, document_b, forced, short = columns.T
-    starts, stops = np.stack([a_start, b_start], 1).ravel(), np.stack([a_stop, b_stop], 1).ravel()
+    copies = [_segments(partition, options, copy) for copy in range(options.copies)]
+    short_documents = sum(len(np.unique(copy.document_a[copy.short])) for copy in copies)
+    pairs = _shuffled(_joined(copies), shuffle_key)
+    bounds = np.stack([pairs.a, pairs.b], 1).reshape(-1, 2)
+    starts, stops = bounds[:, 0], bounds[:, 1]
     tokens = gather(partition.tokens, starts, stops)
     continues = None
     if partition.continues is not None:
@@ -147,11 +103,11 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
         continues[starts_of(stops - starts)[:-1]] = False
     block = Block(
         tokens=tokens,
-        offsets=starts_of((a_stop - a_start) + (b_stop - b_start)),
-        a_lengths=(a_stop - a_start).astype(np.uint16),
-        random_next=random_next.astype(np.bool_),
-        document_a=partition.document_hashes[document_a],
-        document_b=partition.document_hashes[document_b],
+        offsets=starts_of(stops - starts)[::2],
+        a_lengths=_lengths(pairs.a).astype(np.uint16),
+        random_next=pairs.random_next,
+        document_a=partition.document_hashes[pairs.document_a],
+        document_b=partition.document_hashes[pairs.document_b],
         continues=continues,
     )
     counts = PairCounts(
@@ -159,117 +115,121 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
         sentences=len(partition.sentence_offsets) - 1,
         pairs=len(block),
         tokens=len(tokens),
-        random_next=int(random_next.sum()),
-        forced=int(forced.sum()),
+        random_next=int(pairs.random_next.sum()),
+        forced=int(pairs.forced.sum()),
         short_documents=short_documents,
-        short_pairs=int(short.sum()),
+        short_pairs=int(pairs.short.sum()),
     )
     return block, counts
 
 
-def _shuffled(columns: NDArray[np.int64], shuffle_key: int) -> NDArray[np.int64]:
-    """The rows of drafts in the order in which they are cut into blocks."""
+def _joined(copies: list[_Segments]) -> _Segments:
+    return _Segments(
+        **{
+            each.name: np.concatenate([getattr(copy, each.name) for copy in copies])
+            for each in fields(_Segments)
+        }
+    )
+
+
+def _shuffled(pairs: _Segments, shuffle_key: int) -> _Segments:
+    """The pairs in the order in which they are cut into blocks."""
     # A book's pairs come in a row; shuffled over the partition, a block is a sample of it.
-    columns = columns[counter_random.permutation(shuffle_key, len(columns))]
-    a_start, a_stop, b_start, b_stop = columns.T[:4]
+    order = counter_random.permutation(shuffle_key, len(pairs.a))
     # Over the partition, not block by block: so blocks are equally heavy too. They begin at multiples of the strata.
-    return columns[deal((a_stop - a_start) + (b_stop - b_start))]
+    return pairs.take(order[deal((_lengths(pairs.a) + _lengths(pairs.b))[order])])
 
 
-def _columns(partition: Partition, options: PairOptions, copy: int) -> NDArray[np.int64]:
-    """One copy's drafts as rows; each copy is balanced for itself."""
-    balance = Balance()
-    for _ in range(REHEARSALS):
-        for _ in walk(partition, options, balance, copy):
-            pass
-        balance = Balance(balance.met)
-    drafts = list(walk(partition, options, balance, copy))
-    return np.array(drafts, dtype=np.int64).reshape(len(drafts), len(Draft._fields))
+def _lengths(ranges: NDArray[np.int64]) -> NDArray[np.int64]:
+    return ranges[:, 1] - ranges[:, 0]
 
 
-def walk(partition: Partition, options: PairOptions, balance: Balance, copy: int = 0) -> Iterator[Draft]:
-    """The pairs of one copy of the partition, document by document, with labels as `balance` steers them."""
-    longest = options.max_seq_length - SPECIAL_TOKENS
-    hashes = partition.document_hashes.tolist()
-    firsts = partition.document_offsets.tolist()  # of each document, its first sentence
-    offsets = partition.sentence_offsets.tolist()  # of each sentence, its first token
-    for document, document_hash in enumerate(hashes):
-        balance.begin(document)
-        stream = counter_random.Stream(counter_random.key(options.seed, document_hash, copy))
-        target = longest
-        if stream.unit() < options.short_seq_prob:
-            target = stream.between(_SHORTEST_TARGET, longest)
-        same = _same_hash(hashes, document)
-        sentence, end = firsts[document], firsts[document + 1]
-        while sentence < end:
-            # The chunk: sentences up to the target length, or to the document's end.
-            chunk_end = bisect_left(offsets, offsets[sentence] + target, sentence + 1, end)
-            forced = chunk_end - sentence == 1
-            a_end = sentence + 1 if forced else stream.between(sentence + 1, chunk_end - 1)
-            random_next = forced or stream.unit() < balance.probability()
-            if random_next:
-                other = _another(stream, len(hashes), same)
-                b_first = stream.between(firsts[other], firsts[other + 1] - 1)
-                b_target = target - (offsets[a_end] - offsets[sentence])
-                b_end = bisect_left(offsets, offsets[b_first] + b_target, b_first + 1, firsts[other + 1])
-                following = a_end  # what A left of the chunk is put back
-            else:
-                other, b_first, b_end, following = document, a_end, chunk_end, chunk_end
-            balance.count(random_next, forced)
-            a, b = (offsets[sentence], offsets[a_end]), (offsets[b_first], offsets[b_end])
-            yield Draft(
-                *_truncate(stream, a, b, longest),
-                random_next,
-                document,
-                other,
-                forced,
-                target < longest,
-            )
-            sentence = following
+def _segments(partition: Partition, options: PairOptions, copy: int) -> _Segments:
+    """One copy's pairs, document by document; each copy is balanced for itself."""
+    chunks = chunks_of(partition, options, copy)
+    walk = balanced_walk(chunks, partition.document_offsets)
+    pairs = _untruncated(partition, chunks, walk)
+    a, b = _truncate(chunks, walk.sentences, pairs.a, pairs.b, options.longest)
+    short = chunks.targets[pairs.document_a] < options.longest
+    return _Segments(**(vars(pairs) | {"a": a, "b": b, "short": short}))
 
 
-def _same_hash(hashes: list[int], document: int) -> tuple[int, int]:
-    """The range of documents that share this one's 64-bit hash, itself included."""
-    first, last = document, document + 1
-    while first and hashes[first - 1] == hashes[document]:
-        first -= 1
-    while last < len(hashes) and hashes[last] == hashes[document]:
-        last += 1
-    return first, last
+def _untruncated(partition: Partition, chunks: Chunks, walk: Walk) -> _Segments:
+    """The pairs of a walk, with segments as long as their sentences."""
+    offsets, first = partition.sentence_offsets, walk.sentences
+    split, end = chunks.splits[first], chunks.ends[first]
+    a = np.stack([offsets[first], offsets[split]], 1)
+    document_a = chunks.draws.owners[first]
+    document_b, b_sentences = document_a.copy(), np.stack([split, end], 1)
+    rows = np.flatnonzero(walk.random_next)
+    document_b[rows], b_sentences[rows] = _from_elsewhere(
+        partition, chunks, first[rows], chunks.targets[document_a[rows]] - _lengths(a[rows])
+    )
+    return _Segments(
+        a=a,
+        b=offsets[b_sentences],
+        document_a=document_a,
+        document_b=document_b,
+        random_next=walk.random_next,
+        forced=split == end,
+        short=np.zeros(len(first), np.bool_),
+    )
 
 
-def _another(stream: counter_random.Stream, documents: int, same: tuple[int, int]) -> int:
-    """A document drawn uniformly among those outside the range `same`."""
-    others = documents - (same[1] - same[0])
-    if not others:
+def _from_elsewhere(
+    partition: Partition, chunks: Chunks, sentences: NDArray[np.int64], targets: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For pairs that begin at `sentences`, another document and sentences [first, last) of it that reach `targets`.
+
+    The document is drawn evenly among those with another hash, the first sentence among that document's.
+    """
+    draws, hashes, firsts = chunks.draws, partition.document_hashes, partition.document_offsets
+    own = hashes[draws.owners[sentences]]
+    # The range of documents that share its 64-bit hash.
+    low, high = np.searchsorted(hashes, own, side="left"), np.searchsorted(hashes, own, side="right")
+    others = len(partition) - (high - low)
+    if not others.all():
         raise ValueError("a random next segment needs a second document in the partition")
-    drawn = stream.below(others)
-    return drawn if drawn < same[0] else drawn + same[1] - same[0]
+    documents = counter_random.below(draws.of_sentences(Draw.OTHER_DOCUMENT, sentences), others)
+    documents += np.where(documents < low, 0, high - low)
+    first, last = firsts[documents], firsts[documents + 1]
+    begin = first + counter_random.below(draws.of_sentences(Draw.OTHER_SENTENCE, sentences), last - first)
+    return documents, np.stack([begin, reach(partition.sentence_offsets, begin, targets, last)], 1)
 
 
 def _truncate(
-    stream: counter_random.Stream, a: tuple[int, int], b: tuple[int, int], longest: int
-) -> tuple[int, int, int, int]:
-    """A's and B's ranges cut to `longest` tokens together.
+    chunks: Chunks,
+    sentences: NDArray[np.int64],
+    a: NDArray[np.int64],
+    b: NDArray[np.int64],
+    longest: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A's and B's ranges cut to `longest` tokens together, for pairs that begin at `sentences`.
 
     As published: while too long, the longer segment (B where equal) loses a token, at either end by a fair
     coin. How many each loses is arithmetic, and how many of those at the front is binomial: drawn as such.
     """
-    a_length, b_length = a[1] - a[0], b[1] - b[0]
-    excess = a_length + b_length - longest
-    if excess <= 0:
-        return (*a, *b)
-    level = min(excess, abs(a_length - b_length))  # until both are of one length
-    from_a = (level if a_length > b_length else 0) + (excess - level) // 2
-    from_b = excess - from_a
-    a_front, b_front = _heads(stream, from_a), _heads(stream, from_b)
-    return a[0] + a_front, a[1] - (from_a - a_front), b[0] + b_front, b[1] - (from_b - b_front)
+    a_lengths, b_lengths = _lengths(a), _lengths(b)
+    excess = np.maximum(a_lengths + b_lengths - longest, 0)
+    level = np.minimum(excess, np.abs(a_lengths - b_lengths))  # until both are of one length
+    from_a = np.where(a_lengths > b_lengths, level, 0) + (excess - level) // 2
+    cut = []
+    for ranges, removed, what in ((a, from_a, Draw.CUT_A), (b, excess - from_a, Draw.CUT_B)):
+        front = _heads(chunks, what, sentences, removed)
+        cut.append(ranges + np.stack([front, front - removed], 1))
+    return cut[0], cut[1]
 
 
-def _heads(stream: counter_random.Stream, coins: int) -> int:
-    """How many of so many fair coins show heads."""
-    heads = 0
-    while coins > 0:
-        heads += (stream.bits() & ((1 << min(coins, 64)) - 1)).bit_count()
-        coins -= 64
+def _heads(
+    chunks: Chunks, what: Draw, sentences: NDArray[np.int64], coins: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """For each of `sentences`, how many of so many fair coins show heads."""
+    heads = np.zeros(len(coins), np.int64)
+    left, number = np.flatnonzero(coins), 0
+    while len(left):
+        counted = np.minimum(coins[left] - number * _BITS, _BITS)
+        bits = chunks.draws.of_sentences(what, sentences[left], number) >> (_BITS - counted).astype(np.uint64)
+        heads[left] += np.bitwise_count(bits)
+        number += 1
+        left = left[coins[left] > number * _BITS]
     return heads

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pipeline.corpus.documents import Document, document_hash, normalise
+from pipeline.corpus.documents import Document, document_hash, normalise, tidy
 from pipeline.corpus.formats import Format, check_format
 from pipeline.corpus.json_lines import json_documents
 from pipeline.corpus.parquet_files import parquet_documents
@@ -93,8 +93,9 @@ def _document(parsed: Parsed, options: ReadOptions) -> Document:
     if parsed.broken and options.invalid_utf8 == "skip":
         return Document(text="", invalid="skipped")
     given = parsed.sentences or options.sentences == "lines"
+    lines = [tidy(line) for line in parsed.lines]
     return Document(
-        text="\n".join(parsed.lines),
-        sentences=tuple(parsed.lines) if given else None,
+        text="\n".join(lines),
+        sentences=tuple(lines) if given else None,
         invalid="replaced" if parsed.broken else None,
     )

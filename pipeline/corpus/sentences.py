@@ -1,8 +1,7 @@
 """Text → sentences, by `sentencex`'s rules for the language.
 
 In: a document's text and the code of its language. Out: its sentences, stripped, none empty.
-What always holds: a line's end ends a sentence; nothing is lost, and white space alone is respelled, as
-single spaces.
+What always holds: a line's end ends a sentence; nothing but white space is lost.
 
 `sentencex` holds abbreviations and sentence ends for some thirty languages and, for others, borrows a
 relative's or, in silence, English's, under any code at all: `enn` would do as well as `en`. So codes are
@@ -18,7 +17,6 @@ from collections.abc import Iterator
 
 import sentencex
 
-from pipeline.corpus.documents import single_spaced
 from pipeline.errors import InputError
 
 # Those with rules of their own in sentencex 1.0.
@@ -69,26 +67,21 @@ def rules_notice(language: str) -> str | None:
 
 
 def segment(text: str, language: str) -> list[str]:
-    """The sentences of `text`; `language` has passed `check_language`."""
+    """The sentences of a `Document.text`; `language` has passed `check_language`."""
+    # sentencex 1.0 panics on an initial after a no-break or ideographic space ("\u00a0K."): here is none but spaces.
     return [
         sentence
         for line in text.split("\n")
-        for piece in _pieces(line)
+        for piece in ((line,) if len(line) <= _LONGEST_LINE else _pieces(line))
         for found in sentencex.segment(language, piece)
         if (sentence := found.strip())
     ]
 
 
 def _pieces(line: str) -> Iterator[str]:
-    # sentencex 1.0 panics on an initial after a no-break or ideographic space ("\u00a0K."), so every run of
-    # white space becomes one ASCII space; BERT's tokeniser sees no difference.
-    rest = ""
-    for piece in single_spaced(line):
-        rest += piece
-        start = 0
-        while len(rest) - start > _LONGEST_LINE:
-            end = rest.rfind(" ", start, start + _LONGEST_LINE) + 1 or start + _LONGEST_LINE
-            yield rest[start:end]
-            start = end
-        rest = rest[start:]
-    yield rest
+    start = 0
+    while len(line) - start > _LONGEST_LINE:
+        end = line.rfind(" ", start, start + _LONGEST_LINE) + 1 or start + _LONGEST_LINE
+        yield line[start:end]
+        start = end
+    yield line[start:]

@@ -29,7 +29,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.corpus.pairs import Partition, gather, starts_of
+from pipeline.corpus.partition import Partition
+from pipeline.corpus.ragged import gather, starts_of
 
 # Tokens held before a run is written: 16 MB as uint16, and twice that while it is being sorted.
 _RUN_TOKENS = 8 << 20

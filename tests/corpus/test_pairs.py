@@ -4,17 +4,17 @@ import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import counter_random
 from pipeline.corpus import pairs as pairs_module
-from pipeline.corpus.balance import Balance, Met
-from pipeline.corpus.pairs import PairOptions, Partition, build_pairs, gather, starts_of, walk
+from pipeline.corpus.balance import balanced_walk
+from pipeline.corpus.chunks import Chunks, Draw, chunks_of
+from pipeline.corpus.pairs import PairOptions, Partition, build_pairs
+from pipeline.corpus.ragged import Growing, gather, starts_of
 
 Lengths = list[list[int]]  # of each document, its sentences' numbers of tokens
 
@@ -81,10 +81,9 @@ def test_before_truncation_every_token_is_in_one_segment_a_or_actual_next_b(
     lengths: Lengths, options: PairOptions
 ) -> None:
     partition = partition_of(lengths)
-    with mock.patch.object(pairs_module, "_truncate", lambda stream, a, b, longest: (*a, *b)):
-        drafts = list(walk(partition, options, Balance()))
-    ranges = [(draft.a_start, draft.a_stop) for draft in drafts]
-    ranges += [(draft.b_start, draft.b_stop) for draft in drafts if not draft.random_next]
+    chunks = chunks_of(partition, options, 0)
+    pairs = pairs_module._untruncated(partition, chunks, balanced_walk(chunks, partition.document_offsets))
+    ranges = [*map(tuple, pairs.a.tolist()), *map(tuple, pairs.b[~pairs.random_next].tolist())]
     # What a random-next pair leaves of its chunk is put back, so these ranges tile the text.
     expected = 0
     for start, stop in sorted(ranges):
@@ -166,7 +165,7 @@ def test_a_partition_of_one_document_is_refused() -> None:
 def test_labels_balance_within_one_percent_from_some_hundred_pairs_on(documents: int) -> None:
     for seed in range(10):
         partition = partition_of(english_lengths(documents, seed))
-        _, counts = build_pairs(partition, PairOptions(max_seq_length=128, seed=seed), shuffle_key=1)
+        _, counts = build_pairs(partition, PairOptions(max_seq_length=128, seed=20 + seed), shuffle_key=1)
         assert counts.forced / counts.pairs < 0.45, "the corpus allows balance"
         assert abs(counts.random_next - counts.pairs / 2) <= max(1.5, 0.01 * counts.pairs)
 
@@ -203,28 +202,35 @@ def test_where_most_pairs_are_forced_all_others_are_actual_next() -> None:
     assert counts.random_next == counts.forced
 
 
-def test_the_balance_follows_its_rehearsal() -> None:
-    balance = Balance([Met(forced=1, free=9), Met(forced=4, free=0)])
-    balance.begin(0)
-    assert balance.probability() == pytest.approx((7 - 5) / 9)
+def chunks_for(draws: int, key: int) -> Chunks:
+    """The chunks of one document of so many sentences."""
+    return chunks_of(partition_of([[9] * draws], [key]), PairOptions(max_seq_length=64, seed=key), 0)
 
 
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(2, 200), st.integers(0, 99))
-def test_truncation_leaves_the_published_lengths(a: int, b: int, longest: int, key: int) -> None:
-    a_start, a_stop, b_start, b_stop = pairs_module._truncate(
-        counter_random.Stream(key), (1000, 1000 + a), (5000, 5000 + b), longest
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=9),
+    st.integers(2, 200),
+    st.integers(0, 99),
+)
+def test_truncation_leaves_the_published_lengths(
+    lengths: list[tuple[int, int]], longest: int, key: int
+) -> None:
+    before = np.array([[(1000, 1000 + a), (5000, 5000 + b)] for a, b in lengths])
+    chunks = chunks_for(len(lengths), key)
+    after = np.stack(
+        pairs_module._truncate(chunks, np.arange(len(lengths)), before[:, 0], before[:, 1], longest), 1
     )
-    left = [a, b]
-    while sum(left) > longest:
-        left[0 if left[0] > left[1] else 1] -= 1
-    assert [a_stop - a_start, b_stop - b_start] == left
-    assert 1000 <= a_start < a_stop <= 1000 + a
-    assert 5000 <= b_start < b_stop <= 5000 + b
+    for left, kept in zip(map(list, lengths), after, strict=True):
+        while sum(left) > longest:
+            left[0 if left[0] > left[1] else 1] -= 1
+        assert (kept[:, 1] - kept[:, 0]).tolist() == left
+    assert (before[..., 0] <= after[..., 0]).all()
+    assert (after[..., 1] <= before[..., 1]).all()
 
 
 def test_truncation_takes_either_end_by_a_fair_coin_a_token() -> None:
-    stream, removed = counter_random.Stream(3), 150
-    fronts = np.array([pairs_module._heads(stream, removed) for _ in range(4000)])
+    rows, removed = np.arange(4000), 150
+    fronts = pairs_module._heads(chunks_for(4000, 3), Draw.CUT_A, rows, np.full(4000, removed))
     # Binomial(150, 1/2): mean 75, variance 37.5; five standard errors of each.
     assert abs(fronts.mean() - 75) < 5 * (37.5 / 4000) ** 0.5
     assert abs(fronts.var() - 37.5) < 5 * 37.5 * (2 / 4000) ** 0.5
@@ -282,7 +288,7 @@ def test_lengths_and_shares_are_those_of_the_published_algorithm() -> None:
             [[[0] * tokens for tokens in document] for document in lengths],
             128,
             (counts.random_next - counts.forced) / free,
-            random.Random(2),
+            random.Random(1),
         )
     )
     ours = np.stack([block.a_lengths, block.lengths - block.a_lengths], 1)
@@ -305,3 +311,12 @@ def test_lengths_and_shares_are_those_of_the_published_algorithm() -> None:
 def test_gathering_no_ranges_gives_no_tokens() -> None:
     none = np.zeros(0, np.int64)
     assert gather(np.arange(5, dtype=np.uint16), none, none).dtype == np.uint16
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=2000), max_size=9))
+def test_a_growing_array_holds_all_that_was_added(parts: list[list[int]]) -> None:
+    growing = Growing(np.uint32)
+    for part in parts:
+        growing.add(np.array(part, np.uint32))
+    assert growing.values.tolist() == [value for part in parts for value in part]
+    assert len(growing) == len(growing.values)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.corpus import shards
 from pipeline.corpus.shards import Block, read_block, read_blocks, write_shard
 from pipeline.errors import RunFailed
 
@@ -109,6 +110,22 @@ def test_plain_webdataset_reads_a_shard(tmp_path: Path) -> None:
     table = pa.ipc.open_file(io.BytesIO(samples[1]["arrow"])).read_all()
     assert table.schema.names == ["tokens", "a_length", "random_next", "document_a", "document_b"]
     assert table["tokens"][0].as_py() == block.tokens[1024 * 7 : 1025 * 7].tolist()
+
+
+def test_a_tar_has_the_bytes_that_webdataset_writes(tmp_path: Path) -> None:
+    from webdataset import TarWriter
+
+    info = write_shard(str(tmp_path), "train-00000.tar", "train", make_block([(3, 4)] * 2500))
+    blocks = [
+        {"__key__": f"train-00000-{index:05d}", "arrow": shards._encode_block(block)}
+        for index, block in enumerate(read_blocks(str(tmp_path), info))
+    ]
+    theirs = io.BytesIO()
+    with TarWriter(theirs, encoder=False, mtime=0, user="", group="") as tar:
+        for sample in blocks:
+            tar.write(sample)
+    assert len(blocks) == 3
+    assert (tmp_path / info.name).read_bytes() == theirs.getvalue()
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "data", "gone"])

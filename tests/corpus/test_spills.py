@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.corpus import spills
 from pipeline.corpus.census import take_census
-from pipeline.corpus.pairs import starts_of
+from pipeline.corpus.ragged import starts_of
 from pipeline.corpus.spills import HASHES, Run, SpillWriter, Tokenised, read_hashes, read_partition
 
 Document = tuple[int, list[list[int]]]  # its hash, its sentences' tokens

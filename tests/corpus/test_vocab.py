@@ -23,9 +23,9 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from pipeline import storage
 from pipeline.corpus import vocab, word_counts
-from pipeline.corpus.documents import canonical, document_hash
+from pipeline.corpus.documents import canonical, document_hash, tidy
 from pipeline.corpus.readers import ReadOptions
-from pipeline.corpus.tokens import encode_sentences
+from pipeline.corpus.tokens import Encoder
 from pipeline.corpus.vocab import VocabConfig, load_vocabulary, run
 from pipeline.corpus.vocabulary import SPECIALS
 from pipeline.corpus.word_counts import RawCounts, bert_words
@@ -135,8 +135,8 @@ def test_the_tokeniser_written_is_bert_s_and_only_five_tokens_are_special(tmp_pa
     for text in [*DOCUMENTS[:5], *DOCUMENTS[-4:], "the function is called", "Ω unknown"]:
         expected = theirs(text, add_special_tokens=False)["input_ids"]
         assert written.encode(text, add_special_tokens=False).ids == expected
-        assert encode_sentences(vocabulary, [text])[0].tolist() == expected
-    assert encode_sentences(vocabulary, ["the"])[0].tolist() == [vocabulary.tokens.index("the")]
+        assert Encoder(vocabulary).encode([text])[0].tolist() == expected
+    assert Encoder(vocabulary).encode(["the"])[0].tolist() == [vocabulary.tokens.index("the")]
 
 
 def test_casing_is_kept_where_asked_for(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_the_alphabet_is_the_most_frequent_characters_and_other_words_are_unknow
     vocabulary = make(tmp_path, documents, size=13, unused=0, limit_alphabet=3, min_frequency=1)
     # c and d occur twice each and c is the lower code point; "ccd", "d" and "e" leave the training.
     assert vocabulary.tokens[5:] == ("a", "b", "c", "##a", "##b", "ab", "ba", "aa")
-    assert encode_sentences(vocabulary, ["ccd"])[0].tolist() == [vocabulary.unk_id]
+    assert Encoder(vocabulary).encode(["ccd"])[0].tolist() == [vocabulary.unk_id]
     lineage = json.loads((tmp_path / "corpus-0" / "lineage.json").read_text())
     assert lineage["alphabet"]["kept"] == 3
     assert lineage["alphabet"]["characters"] == 5
@@ -218,9 +218,7 @@ def test_pairs_rarer_than_min_frequency_are_not_merged(tmp_path: Path) -> None:
 
 def test_max_bytes_takes_whole_documents_by_lowest_hash_whatever_the_order(tmp_path: Path) -> None:
     documents = [re.sub(r"\n\s*\n", "\n", document) for document in DOCUMENTS]
-    texts = [
-        "\n".join(line.strip() for line in document.split("\n") if line.strip()) for document in documents
-    ]
+    texts = ["\n".join(filter(None, map(tidy, document.split("\n")))) for document in documents]
     by_hash = sorted(texts, key=document_hash)
     limit = len("".join(by_hash[:25]).encode()) + 10
     sample = make(tmp_path, texts, max_bytes=limit, size=600)

@@ -28,7 +28,7 @@ from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.sharding import ShardConfig
 from pipeline.corpus.sharding import run as shard
 from pipeline.corpus.shards import SPLITS, Block, read_blocks, write_shard
-from pipeline.corpus.tokens import encode_sentences, encode_words
+from pipeline.corpus.tokens import Encoder, encode_words
 from pipeline.corpus.verification import verify
 from pipeline.corpus.vocabulary import SPECIALS, Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.corpus.words import check_words, is_unspaced, packages_of, word_begins
@@ -128,7 +128,7 @@ def test_tokens_continue_the_librarys_words_and_pieces_those_of_other_scripts(
     language: str, sentences: list[str]
 ) -> None:
     ids, lengths, continues = encode_words(VOCABULARY, sentences, language)
-    plain_ids, plain_lengths = encode_sentences(VOCABULARY, sentences)
+    plain_ids, plain_lengths = Encoder(VOCABULARY).encode(sentences)
     assert ids.tolist() == plain_ids.tolist()
     assert lengths.tolist() == plain_lengths.tolist()
     assert continues.dtype == np.bool_
@@ -277,7 +277,7 @@ def test_flags_stay_with_their_tokens_through_runs_and_copies(
     """A flag that is a function of its token must be so still, whatever was sorted, dropped and gathered."""
 
     def by_id(given: Vocabulary, sentences: list[str], language: str) -> Any:
-        ids, lengths = encode_sentences(given, sentences)
+        ids, lengths = Encoder(given).encode(sentences)
         return ids, lengths, ids % 3 == 0
 
     monkeypatch.setattr(mapper, "encode_words", by_id)
