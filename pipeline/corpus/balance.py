@@ -98,8 +98,12 @@ def _walk(
                 free += 1
                 label = labels[sentence] < _REHEARSED
             else:
-                forced_left = max(0, rehearsed.forced[document] - forced) + forced_from[document + 1]
-                free_left = max(1, rehearsed.free[document] - free) + free_from[document + 1]
+                forced_left = forced_from[document] - forced
+                if forced_left < forced_from[document + 1]:
+                    forced_left = forced_from[document + 1]
+                free_left = free_from[document] - free
+                if free_left <= free_from[document + 1]:
+                    free_left = free_from[document + 1] + 1
                 wanted = (pairs + forced_left + free_left) / 2 - randoms - forced_left
                 free += 1
                 label = labels[sentence] * free_left < wanted

@@ -14,6 +14,7 @@ Example:
 """
 
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -21,6 +22,7 @@ _BEGINNING = 100  # characters of a document looked at: enough over a corpus, an
 _LEAST_SHARE = 0.01  # of the letters, for a script to be the corpus's own
 _MANY_LOST = 0.05  # German loses 2 % of its letters' marks and French 4 %, as Devlin et al. accept
 _LATIN = "Latin"
+_MARK = "Mn"  # Unicode's category of marks that take no place of their own
 
 
 class Letters:
@@ -35,15 +37,19 @@ class Letters:
         if text.isascii():
             self._count(_LATIN, sum(map(str.isalpha, text)), 0)
             return
+        kinds = list(map(_kind, unicodedata.normalize("NFD", text)))
+        for script, letters in Counter(kinds).items():
+            if script and script != _MARK:
+                self._count(script, letters, 0)
+        if _MARK not in kinds:
+            return
         script, marked = "", True
-        for character in unicodedata.normalize("NFD", text):
-            kind = unicodedata.category(character)
-            if kind[0] == "L":
-                script, marked = _script(character), False
-                self._count(script, 1, 0)
-            elif kind == "Mn" and not marked:  # those that the normaliser drops
+        for kind in kinds:
+            if kind == _MARK and not marked:  # those that the normaliser drops
                 marked = True
                 self._count(script, 0, 1)
+            elif kind and kind != _MARK:
+                script, marked = kind, False
 
     def merge(self, other: "Letters") -> None:
         """Count in another's."""
@@ -65,9 +71,17 @@ class Letters:
 
 
 @lru_cache(maxsize=1 << 16)
-def _script(letter: str) -> str:
+def _kind(character: str) -> str:
+    """A letter's script, `_MARK`, or nothing."""
+    category = unicodedata.category(character)
+    if category == _MARK:
+        return _MARK
     # The names of a script's letters begin with it; ideographs' are one word, hyphen and number.
-    return unicodedata.name(letter, "other").replace("-", " ").split()[0].capitalize()
+    return (
+        unicodedata.name(character, "other").replace("-", " ").split()[0].capitalize()
+        if category[0] == "L"
+        else ""
+    )
 
 
 def marks_notice(lost: Mapping[str, float]) -> str | None:

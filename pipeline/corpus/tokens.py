@@ -40,7 +40,6 @@ class Encoder:
         self.vocabulary = vocabulary
         self._model = vocabulary.tokenizer.model
         self._most_words = most_words
-        self._literals = tuple(special.encode() for special in SPECIALS)
         self._forget()
 
     def encode(self, sentences: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
@@ -56,28 +55,26 @@ class Encoder:
         return np.concatenate(ids), np.concatenate(lengths)
 
     def _encode_slice(self, sentences: list[str]) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
-        text = "\n".join(sentences).encode()
-        if text.count(b"\n") != len(sentences) - 1:  # white space like any other to the tokeniser
-            text = "\n".join(sentence.replace("\n", " ") for sentence in sentences).encode()
-        if not any(literal in text for literal in self._literals):
-            yield self._encode_text(text)
+        text = "\n".join(sentences)
+        # Special tokens spelled out are looked for before anything is cut: sentences with one go whole.
+        if "[" not in text or not _spelled_out(text):
+            yield self._encode_lines(sentences, text)
             return
-        # Special tokens spelled out are looked for before anything is cut: those sentences go whole.
-        for spelled, group in groupby(
-            sentences, key=lambda sentence: any(map(sentence.__contains__, SPECIALS))
-        ):
+        for spelled, group in groupby(sentences, key=_spelled_out):
             part = list(group)
-            if spelled:
-                yield _laid_out(self._ids_of(part))
-            else:
-                yield self._encode_text("\n".join(sentence.replace("\n", " ") for sentence in part).encode())
+            yield _laid_out(self._ids_of(part)) if spelled else self._encode_lines(part, "\n".join(part))
 
-    def _encode_text(self, text: bytes) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """The ids of the lines of `text`."""
+    def _encode_lines(self, sentences: list[str], lines: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The ids of `sentences`, which are joined by line feeds in `lines`."""
+        text = lines.encode()
         if not self.vocabulary.cased:
             text = text.lower()  # ASCII's letters alone, as the tokeniser will: a fifth fewer words to learn
         if b"\0" in text:
             text = text.replace(b"\0", b"\1")  # the tokeniser deletes both, and words may not hold the one
+        line_ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+        if len(line_ends) != len(sentences) - 1:  # inside a sentence it is white space like any other
+            sentences = [sentence.replace("\n", " ") for sentence in sentences]
+            return self._encode_lines(sentences, "\n".join(sentences))
         if len(self._words) > self._most_words:
             self._forget()
         starts, ends = cut_words(text)
@@ -88,9 +85,8 @@ class Encoder:
         bounds = starts_of(counts)
         # Of each id, its word's first one's place among those remembered, and how many ids into the word it is.
         places = np.repeat(self._firsts.values[numbers] - bounds[:-1], counts) + np.arange(bounds[-1])
-        line_ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
-        lines = np.concatenate([[0], np.searchsorted(starts, line_ends), [len(starts)]])
-        return self._ids.values[places], np.diff(bounds[lines])
+        lines_of_words = np.concatenate([[0], np.searchsorted(starts, line_ends), [len(starts)]])
+        return self._ids.values[places], np.diff(bounds[lines_of_words])
 
     def _learn(self, words: list[bytes]) -> None:
         """Tokenise words that are new, which have the next numbers."""
@@ -119,6 +115,11 @@ class Encoder:
         # Of each word, where its ids begin in `_ids`, and their number.
         self._firsts, self._counts = Growing(np.int64), Growing(np.int64)
         self._ids = Growing(np.uint32)
+
+
+def _spelled_out(text: str) -> bool:
+    """Whether the name of a special token stands in `text`."""
+    return any(special in text for special in SPECIALS)
 
 
 def _laid_out(ids: list[list[int]]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
@@ -172,13 +173,9 @@ def _words(
 
 def _slices(sentences: Sequence[str]) -> Iterator[list[str]]:
     """The sentences, in order, in lists of bounded text (or of one sentence)."""
-    part: list[str] = []
-    characters = 0
-    for sentence in sentences:
-        part.append(sentence)
-        characters += len(sentence)
-        if characters >= _SLICE_CHARACTERS:
-            yield part
-            part, characters = [], 0
-    if part:
-        yield part
+    ends = np.cumsum(np.fromiter(map(len, sentences), np.int64, len(sentences)))
+    first = taken = 0
+    while first < len(sentences):
+        last = max(first + 1, int(np.searchsorted(ends, taken + _SLICE_CHARACTERS, side="right")))
+        yield list(sentences[first:last])
+        first, taken = last, int(ends[last - 1])
