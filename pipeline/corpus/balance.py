@@ -18,13 +18,13 @@ keeps the differences that are left from adding up.
 This is the one walk that goes from pair to pair; all else about pairs is done for all of them at once.
 
 Example:
-    walk = balanced_walk(chunks, partition.document_offsets)
+    walk = balanced_walk(chunks, partition.document_offsets[:-1], partition.document_offsets[1:])
     walk.sentences, walk.random_next
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,37 +56,36 @@ class _Met:
     free: list[int]
 
 
-def balanced_walk(chunks: Chunks, document_offsets: NDArray[np.int64]) -> Walk:
-    """The walk through all documents whose labels balance."""
+def balanced_walk(chunks: Chunks, firsts: NDArray[np.int64], stops: NDArray[np.int64]) -> Walk:
+    """The walk through the documents whose sentences are [first, stop), in that order, whose labels balance."""
     # Lists, since they are looked at one by one: numpy's own numbers take five times as long.
-    firsts, ends, splits = document_offsets.tolist(), chunks.ends.tolist(), chunks.splits.tolist()
-    labels = chunks.labels.tolist()
-    met = _Met(forced=[0] * (len(firsts) - 1), free=[0] * (len(firsts) - 1))
-    sentences, random_next = _walk(firsts, ends, splits, labels, met, None)
-    for _ in range(_REHEARSALS):
-        met, rehearsed = _Met(forced=[0] * len(met.forced), free=[0] * len(met.free)), met
-        sentences, random_next = _walk(firsts, ends, splits, labels, met, rehearsed)
+    spans = list(zip(firsts.tolist(), stops.tolist(), strict=True))
+    ends, splits, labels = chunks.ends.tolist(), chunks.splits.tolist(), chunks.labels.tolist()
+    met: _Met | None = None
+    for _ in range(1 + _REHEARSALS):
+        sentences, random_next, met = _walk(spans, ends, splits, labels, met)
     return Walk(sentences=np.array(sentences, np.int64), random_next=np.array(random_next, np.bool_))
 
 
 def _walk(
-    firsts: Sequence[int],
+    spans: Sequence[tuple[int, int]],
     ends: Sequence[int],
     splits: Sequence[int],
     labels: Sequence[float],
-    met: _Met,
     rehearsed: _Met | None,
-) -> tuple[list[int], list[bool]]:
-    """The sentences at which pairs begin and their labels; counts into `met` what it came to.
+) -> tuple[list[int], list[bool], _Met]:
+    """The sentences at which pairs begin, their labels, and what the walk met.
 
     rehearsed: what the walk before this one met; None: this is the first one, with a fixed chance.
     """
     sentences: list[int] = []
     random_next: list[bool] = []
+    met = _Met(forced=[], free=[])
     pairs = randoms = 0
     if rehearsed is not None:
+        # What is to come from each document on, as the rehearsal met it.
         forced_from, free_from = _sums_from(rehearsed.forced), _sums_from(rehearsed.free)
-    for document, (sentence, stop) in enumerate(pairwise(firsts)):
+    for document, (sentence, stop) in enumerate(spans):
         forced = free = 0
         while sentence < stop:
             end, split = ends[sentence], splits[sentence]
@@ -98,6 +97,7 @@ def _walk(
                 free += 1
                 label = labels[sentence] < _REHEARSED
             else:
+                # No less than what the documents behind this one bring, and this chunk.
                 forced_left = forced_from[document] - forced
                 if forced_left < forced_from[document + 1]:
                     forced_left = forced_from[document + 1]
@@ -112,8 +112,9 @@ def _walk(
             randoms += label
             # What A left of a random-next pair's chunk is put back.
             sentence = split if label else end
-        met.forced[document], met.free[document] = forced, free
-    return sentences, random_next
+        met.forced.append(forced)
+        met.free.append(free)
+    return sentences, random_next, met
 
 
 def _sums_from(values: Sequence[int]) -> list[int]:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import counter_random
+from pipeline.corpus.runs import U64, Run, firsts, hash_ranges, read_hashes
 from pipeline.corpus.shards import PREFIXES, Split
-from pipeline.corpus.spills import U64, Run, firsts, hash_ranges, read_hashes
 
 # A random-next segment wants a choice of documents: a shard's labels would else give away the few it has.
 LEAST_DOCUMENTS = 64

@@ -21,8 +21,9 @@ from pipeline import storage
 from pipeline.corpus.casing import Letters
 from pipeline.corpus.documents import Fingerprint
 from pipeline.corpus.readers import ReadOptions, read_documents
+from pipeline.corpus.runs import Run, Tokenised
 from pipeline.corpus.sentences import segment
-from pipeline.corpus.spills import Run, SpillWriter, Tokenised
+from pipeline.corpus.spills import SpillWriter
 from pipeline.corpus.splits import Split
 from pipeline.corpus.tokens import Encoder, encode_words
 from pipeline.corpus.vocabulary import load_vocabulary
@@ -119,11 +120,9 @@ def read_spill(folder: str, stem: str) -> Spill | None:
     if not os.path.exists(path):
         return None
     mark = storage.read_json(path)
-    runs = tuple(Run(**run) for run in mark["runs"])
-    for run in runs:
-        file = os.path.join(folder, run.name)
-        if not os.path.exists(file) or os.path.getsize(file) != run.bytes:
-            return None
+    runs = tuple(Run(**run | {"hashes": tuple(run["hashes"])}) for run in mark["runs"])
+    if not all(run.is_whole(folder) for run in runs):
+        return None
     counts = {name: mark[name] for name in ("empty", "tokens", "unknown", "replaced", "skipped")}
     letters = {script: (each[0], each[1]) for script, each in mark["letters"].items()}
     return Spill(
@@ -180,6 +179,8 @@ def _tokenise(pending: _Pending, encoder: Encoder, words_of: str | None) -> Toke
     return Tokenised(
         high=hashes[:, 0],
         low=hashes[:, 1],
+        copies=np.ones(len(hashes), np.uint8),
+        source=np.zeros(len(hashes), np.uint16),
         sentence_counts=counts[counts > 0].astype(np.int64),
         sentence_lengths=lengths[lengths > 0].astype(np.uint32),
         tokens=tokens.astype(np.uint16 if encoder.vocabulary.size <= 1 << 16 else np.uint32),

@@ -21,7 +21,7 @@ Example:
     block, counts = build_pairs(partition, PairOptions(max_seq_length=128, seed=1), shuffle_key=key(1))
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ class PairCounts:
     documents, sentences: each once, however many copies give pairs
     forced: pairs that are random-next because their chunk is one sentence
     short_documents, short_pairs: those with a target below the longest, of all copies
+    sources: by the number of a source, its documents, and the pairs and tokens whose segment A is of it
     """
 
     documents: int = 0
@@ -56,11 +57,16 @@ class PairCounts:
     forced: int = 0
     short_documents: int = 0
     short_pairs: int = 0
+    sources: dict[str, list[int]] = field(default_factory=dict)
 
     def merge(self, other: "PairCounts") -> None:
         """Count in another partition's."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        for each in fields(self):
+            if each.name != "sources":
+                setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+        for source, counts in other.sources.items():
+            mine = self.sources.get(source, [0] * len(counts))
+            self.sources[source] = [one + more for one, more in zip(mine, counts, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +96,8 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
 
     Raises ValueError where the partition holds documents but not two different ones.
     """
-    copies = [_segments(partition, options, copy) for copy in range(options.copies)]
+    sets = partition.document_copies.astype(np.int64) * options.copies
+    copies = [_segments(partition, options, copy, sets > copy) for copy in range(max(1, sets.max(initial=0)))]
     short_documents = sum(len(np.unique(copy.document_a[copy.short])) for copy in copies)
     pairs = _shuffled(_joined(copies), shuffle_key)
     bounds = np.stack([pairs.a, pairs.b], 1).reshape(-1, 2)
@@ -119,8 +126,21 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
         forced=int(pairs.forced.sum()),
         short_documents=short_documents,
         short_pairs=int(pairs.short.sum()),
+        sources=_by_source(partition, pairs.document_a, block.lengths),
     )
     return block, counts
+
+
+def _by_source(
+    partition: Partition, document_a: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> dict[str, list[int]]:
+    sources = partition.document_sources
+    documents = np.bincount(sources)
+    pairs = np.bincount(sources[document_a], minlength=len(documents))
+    tokens = np.bincount(sources[document_a], lengths, minlength=len(documents)).astype(np.int64)
+    found = np.flatnonzero(documents)
+    columns = np.stack([documents, pairs, tokens], 1)[found].tolist()
+    return dict(zip(map(str, found.tolist()), columns, strict=True))
 
 
 def _joined(copies: list[_Segments]) -> _Segments:
@@ -144,10 +164,10 @@ def _lengths(ranges: NDArray[np.int64]) -> NDArray[np.int64]:
     return ranges[:, 1] - ranges[:, 0]
 
 
-def _segments(partition: Partition, options: PairOptions, copy: int) -> _Segments:
-    """One copy's pairs, document by document; each copy is balanced for itself."""
-    chunks = chunks_of(partition, options, copy)
-    walk = balanced_walk(chunks, partition.document_offsets)
+def _segments(partition: Partition, options: PairOptions, copy: int, chosen: NDArray[np.bool_]) -> _Segments:
+    """One copy's pairs, of the documents `chosen`, one after the other; each copy is balanced for itself."""
+    chunks, offsets = chunks_of(partition, options, copy), partition.document_offsets
+    walk = balanced_walk(chunks, offsets[:-1][chosen], offsets[1:][chosen])
     pairs = _untruncated(partition, chunks, walk)
     a, b = _truncate(chunks, walk.sentences, pairs.a, pairs.b, options.longest)
     short = chunks.targets[pairs.document_a] < options.longest

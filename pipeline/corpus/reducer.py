@@ -16,8 +16,9 @@ from typing import Any
 from pipeline import counter_random, storage
 from pipeline.corpus.census import PartitionPlan
 from pipeline.corpus.pairs import PairCounts, PairOptions, build_pairs
+from pipeline.corpus.partition import Partition
+from pipeline.corpus.runs import Run, read_range
 from pipeline.corpus.shards import SPLITS, ShardInfo, write_shard
-from pipeline.corpus.spills import Run, read_partition
 
 _SHUFFLE = 0x53485546  # tells this use of the seed from others
 
@@ -45,11 +46,9 @@ class Reduced:
 def reduce_partition(task: ReduceTask) -> Reduced:
     """Write the partition's shard. Raises RunFailed where the disk refuses."""
     plan = task.plan
-    partition = read_partition(
-        task.work, task.runs, plan.hashes, lambda high: plan.sides.holds(plan.split, high)
-    )
+    documents = read_range(task.work, task.runs, plan.hashes, lambda high: plan.sides.holds(plan.split, high))
     shuffle_key = counter_random.key(task.options.seed, _SHUFFLE, SPLITS.index(plan.split), plan.index)
-    block, counts = build_pairs(partition, task.options, shuffle_key=shuffle_key)
+    block, counts = build_pairs(Partition.of(documents), task.options, shuffle_key=shuffle_key)
     reduced = Reduced(shard=write_shard(task.output, plan.name, plan.split, block), counts=counts)
     storage.write_json(_mark(task), asdict(reduced) | {"made_from": task.made_from})
     return reduced

@@ -25,6 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.corpus.arrow_arrays import from_arrow, to_arrow
 from pipeline.errors import RunFailed
 from pipeline.lineage import hash_bytes
 
@@ -210,16 +211,16 @@ def read_blocks(folder: str, shard: ShardInfo) -> Iterator[Block]:
 
 
 def _encode_block(block: Block) -> bytes:
-    offsets = pa.array(block.offsets.astype(np.int32))
+    offsets = to_arrow(block.offsets.astype(np.int32))
     columns = {
-        "tokens": pa.ListArray.from_arrays(offsets, pa.array(block.tokens)),
-        "a_length": pa.array(block.a_lengths),
-        "random_next": pa.array(block.random_next),
-        "document_a": pa.array(block.document_a),
-        "document_b": pa.array(block.document_b),
+        "tokens": pa.ListArray.from_arrays(offsets, to_arrow(block.tokens)),
+        "a_length": to_arrow(block.a_lengths),
+        "random_next": to_arrow(block.random_next),
+        "document_a": to_arrow(block.document_a),
+        "document_b": to_arrow(block.document_b),
     }
     if block.continues is not None:
-        columns["continues"] = pa.ListArray.from_arrays(offsets, pa.array(block.continues))
+        columns["continues"] = pa.ListArray.from_arrays(offsets, to_arrow(block.continues))
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
@@ -231,21 +232,11 @@ def _decode_block(data: bytes) -> Block:
     batch = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
     tokens = batch.column("tokens")
     return Block(
-        tokens=_numbers(tokens.values),
-        offsets=_numbers(tokens.offsets).astype(np.int64),
-        a_lengths=_numbers(batch.column("a_length")),
-        random_next=_flags(batch.column("random_next")),
-        document_a=_numbers(batch.column("document_a")),
-        document_b=_numbers(batch.column("document_b")),
-        continues=_flags(batch.column("continues").values) if "continues" in batch.schema.names else None,
+        tokens=from_arrow(tokens.values),
+        offsets=from_arrow(tokens.offsets).astype(np.int64),
+        a_lengths=from_arrow(batch.column("a_length")),
+        random_next=from_arrow(batch.column("random_next")),
+        document_a=from_arrow(batch.column("document_a")),
+        document_b=from_arrow(batch.column("document_b")),
+        continues=from_arrow(batch.column("continues").values) if "continues" in batch.schema.names else None,
     )
-
-
-def _flags(array: Any) -> NDArray[np.bool_]:
-    """An Arrow array of bits as numpy's, a byte each."""
-    return _numbers(array.cast(pa.uint8())).view(np.bool_)
-
-
-def _numbers(array: Any) -> NDArray[Any]:
-    """An Arrow array of numbers, not copied; Arrow's own `to_numpy` would load pandas into every loader worker."""
-    return np.from_dlpack(array)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus import pairs as pairs_module
-from pipeline.corpus.balance import balanced_walk
+from pipeline.corpus.balance import Walk, balanced_walk
 from pipeline.corpus.chunks import Chunks, Draw, chunks_of
 from pipeline.corpus.pairs import PairOptions, Partition, build_pairs
 from pipeline.corpus.ragged import Growing, gather, starts_of
@@ -27,7 +27,13 @@ def partition_of(lengths: Lengths, hashes: list[int] | None = None) -> Partition
         sentence_offsets=starts_of(np.array(sentences)),
         document_offsets=starts_of(np.array([len(document) for document in lengths])),
         document_hashes=np.array(hashes or range(100, 100 + len(lengths)), dtype=np.uint64),
+        document_copies=np.ones(len(lengths), np.uint8),
+        document_sources=np.zeros(len(lengths), np.uint16),
     )
+
+
+def every_document(partition: Partition, chunks: Chunks) -> Walk:
+    return balanced_walk(chunks, partition.document_offsets[:-1], partition.document_offsets[1:])
 
 
 def english_lengths(documents: int, seed: int) -> Lengths:
@@ -82,7 +88,7 @@ def test_before_truncation_every_token_is_in_one_segment_a_or_actual_next_b(
 ) -> None:
     partition = partition_of(lengths)
     chunks = chunks_of(partition, options, 0)
-    pairs = pairs_module._untruncated(partition, chunks, balanced_walk(chunks, partition.document_offsets))
+    pairs = pairs_module._untruncated(partition, chunks, every_document(partition, chunks))
     ranges = [*map(tuple, pairs.a.tolist()), *map(tuple, pairs.b[~pairs.random_next].tolist())]
     # What a random-next pair leaves of its chunk is put back, so these ranges tile the text.
     expected = 0
@@ -136,6 +142,29 @@ def test_copies_are_drawn_anew_and_the_first_is_the_only_one_of_one(
     rows = [Counter(rows_of(each)) for each in (single, block)]
     assert rows[0] <= rows[1]
     assert set(block.document_a.tolist()) == set(partition.document_hashes.tolist())
+
+
+@given(corpora, options, st.data())
+def test_a_document_gives_as_many_sets_of_pairs_as_its_source_weighs(
+    lengths: Lengths, options: PairOptions, data: st.DataObject
+) -> None:
+    copies = np.array(
+        data.draw(st.lists(st.integers(1, 4), min_size=len(lengths), max_size=len(lengths))), np.uint8
+    )
+    sources = np.array(
+        data.draw(st.lists(st.integers(0, 3), min_size=len(lengths), max_size=len(lengths))), np.uint16
+    )
+    partition = replace(partition_of(lengths), document_copies=copies, document_sources=sources)
+    block, counts = build_pairs(partition, options, shuffle_key=1)
+    for document, sets in zip(partition.document_hashes.tolist(), copies.tolist(), strict=True):
+        # The last sentence begins no pair only where the chunk before it takes it in: each set has one pair or more.
+        assert (block.document_a == document).sum() >= sets
+    if (copies == 2).all():
+        single = replace(partition, document_copies=np.ones_like(copies))
+        assert rows_of(build_pairs(single, replace(options, copies=2), shuffle_key=1)[0]) == rows_of(block)
+    assert set(counts.sources) == {str(source) for source in sources.tolist()}
+    totals = [sum(column) for column in zip(*counts.sources.values(), strict=True)]
+    assert totals == [len(lengths), counts.pairs, counts.tokens]
 
 
 def rows_of(block: Any) -> list[tuple[int, ...]]:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.corpus import spills
+from pipeline.corpus import runs as runs_module
 from pipeline.corpus.census import take_census
+from pipeline.corpus.partition import Partition
 from pipeline.corpus.ragged import starts_of
-from pipeline.corpus.spills import HASHES, Run, SpillWriter, Tokenised, read_hashes, read_partition
+from pipeline.corpus.runs import EVERYTHING, Run, Tokenised, read_hashes, read_range
+from pipeline.corpus.spills import SpillWriter
 
 Document = tuple[int, list[list[int]]]  # its hash, its sentences' tokens
 
@@ -21,6 +23,8 @@ def tokenised(documents: list[Document]) -> Tokenised:
     return Tokenised(
         high=np.array([high for high, _ in documents], np.uint64),
         low=np.array([high + 1 for high, _ in documents], np.uint64),
+        copies=np.ones(len(documents), np.uint8),
+        source=np.zeros(len(documents), np.uint16),
         sentence_counts=np.array([len(document) for _, document in documents]),
         sentence_lengths=np.array([len(sentence) for sentence in sentences], np.uint32),
         tokens=np.array([token for sentence in sentences for token in sentence], np.uint16),
@@ -39,7 +43,7 @@ def spilled(folder: Path, parts: list[list[Document]]) -> list[Run]:
 
 
 def everything(folder: Path, runs: list[Run]) -> list[Document]:
-    partition = read_partition(str(folder), runs, (0, HASHES), lambda high: high >= 0)
+    partition = Partition.of(read_range(str(folder), runs, EVERYTHING))
     found = []
     for index, high in enumerate(partition.document_hashes.tolist()):
         first, last = partition.document_offsets[index : index + 2]
@@ -57,7 +61,7 @@ THREE: Document = (1 << 63, [[7], [8], [9, 10]])
 def test_a_run_holds_each_document_once_and_counts_all_that_came(tmp_path: Path) -> None:
     (run,) = spilled(tmp_path, [[ONE, TWO, ONE, ONE, TWO]])
     assert (run.documents, run.distinct) == (5, 2)
-    assert read_hashes(str(tmp_path), [run], (0, HASHES))[0].tolist() == [5, 900]
+    assert read_hashes(str(tmp_path), [run], EVERYTHING)[0].tolist() == [5, 900]
     census = take_census(str(tmp_path), [run], validation_fraction=0.0, seed=1)
     assert (census.documents, census.duplicates) == (2, 3)
 
@@ -98,7 +102,7 @@ def test_of_copies_that_differ_in_their_words_alone_the_same_one_stays(tmp_path:
         writer = SpillWriter(str(tmp_path / name), "spill")
         for copy in order:
             writer.add(copy)
-        partition = read_partition(str(tmp_path / name), writer.finish(), (0, HASHES), lambda high: high >= 0)
+        partition = read_range(str(tmp_path / name), writer.finish(), EVERYTHING)
         assert partition.continues is not None
         kept.append(partition.continues.tolist())
     assert kept[0] == kept[1] in ([False, True, False], [False, False, False])
@@ -109,20 +113,20 @@ def test_of_documents_in_many_runs_one_copy_is_gathered(
 ) -> None:
     runs = spilled(tmp_path, [[ONE, THREE]] * 20)
     gathered = 0
-    gather = spills.gather
+    gather = runs_module.gather
 
     def counted(flat: Any, starts: Any, stops: Any) -> Any:
         nonlocal gathered
         gathered += int((stops - starts).sum())
         return gather(flat, starts, stops)
 
-    monkeypatch.setattr(spills, "gather", counted)
+    monkeypatch.setattr(runs_module, "gather", counted)
     assert everything(tmp_path, runs) == [ONE, THREE]
     # Sentences' lengths (5) and tokens (7), once from the runs and once into order.
     assert gathered == 2 * (5 + 7)
 
 
 def test_no_documents_give_an_empty_partition(tmp_path: Path) -> None:
-    partition = read_partition(str(tmp_path), [], (0, HASHES), lambda high: high >= 0)
+    partition = Partition.of(read_range(str(tmp_path), [], EVERYTHING))
     assert len(partition) == len(partition.tokens) == 0
     assert partition.document_offsets.tolist() == starts_of(np.zeros(0)).tolist() == [0]

@@ -283,7 +283,7 @@ def test_flags_stay_with_their_tokens_through_runs_and_copies(
     monkeypatch.setattr(mapper, "encode_words", by_id)
     monkeypatch.setattr(mapper, "_BATCH_CHARACTERS", 300)
     # The default was taken when the class was made.
-    monkeypatch.setattr(spills.SpillWriter.__init__, "__kwdefaults__", {"run_tokens": 500})
+    monkeypatch.setattr(spills.SpillWriter.__init__, "__kwdefaults__", {"held_tokens": 500})
     manifest = make(corpora["zh"], tmp_path / "shards", vocabulary, "zh", words=True)
     assert manifest.counts["duplicates"] >= 20
     for block in blocks_of(tmp_path / "shards", manifest):
