@@ -9,13 +9,14 @@ Example:
     partitions = plan_partitions(census, asked=8)
 """
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import counter_random
+from pipeline import counter_random, storage
 from pipeline.corpus.runs import U64, Run, firsts, hash_ranges, read_hashes
 from pipeline.corpus.shards import PREFIXES, Split
 
@@ -24,6 +25,7 @@ LEAST_DOCUMENTS = 64
 # At most this share of a small corpus is held out to come up to that number.
 _LARGEST_TOP_UP = 0.1
 _RANGE_DOCUMENTS = 1 << 20  # 16 MB of hashes at once
+_MARK = "census.json"
 _HELD_OUT = 0x48454C44  # tells this use of the seed from others
 
 
@@ -84,9 +86,14 @@ def held_out_count(documents: int, fraction: float) -> int:
     return wanted if wanted >= 2 else 0
 
 
-def take_census(folder: str, runs: Sequence[Run], *, validation_fraction: float, seed: int) -> Census:
-    """Count distinct documents and find the threshold that holds the right number of them out."""
-    total, stayed = sum(run.documents for run in runs), sum(run.distinct for run in runs)
+def take_census(
+    folder: str, runs: Sequence[Run], *, came: int, validation_fraction: float, seed: int
+) -> Census:
+    """Count distinct documents and find the threshold that holds the right number of them out.
+
+    came: all documents of the corpus, repeated ones too
+    """
+    stayed = sum(run.distinct for run in runs)
     # Repetitions over several runs count here, so this is no less than the number that will be held out.
     most = max(round(stayed * validation_fraction), LEAST_DOCUMENTS)
     documents, lowest = 0, np.zeros(0, np.uint64)
@@ -100,9 +107,25 @@ def take_census(folder: str, runs: Sequence[Run], *, validation_fraction: float,
     return Census(
         documents=documents,
         held_out=held_out,
-        duplicates=total - documents,
+        duplicates=came - documents,
         sides=Sides(seed=seed, threshold=threshold),
     )
+
+
+def read_census(folder: str, made_from: str) -> Census | None:
+    """The census that was taken of these very documents; None where none was."""
+    path = os.path.join(folder, _MARK)
+    if not os.path.exists(path):
+        return None
+    mark = storage.read_json(path)
+    if mark["made_from"] != made_from:
+        return None
+    return Census(**mark["census"] | {"sides": Sides(**mark["census"]["sides"])})
+
+
+def write_census(folder: str, census: Census, made_from: str) -> None:
+    """Keep a census, so that a restart knows the partitions when runs are gone already."""
+    storage.write_json(os.path.join(folder, _MARK), {"made_from": made_from, "census": asdict(census)})
 
 
 def plan_partitions(census: Census, *, asked: int) -> list[PartitionPlan]:

@@ -21,7 +21,7 @@ from pipeline import storage
 from pipeline.corpus.casing import Letters
 from pipeline.corpus.documents import Fingerprint
 from pipeline.corpus.readers import ReadOptions, read_documents
-from pipeline.corpus.runs import Run, Tokenised
+from pipeline.corpus.runs import Run, Tokenised, read_runs
 from pipeline.corpus.sentences import segment
 from pipeline.corpus.spills import SpillWriter
 from pipeline.corpus.splits import Split
@@ -120,7 +120,7 @@ def read_spill(folder: str, stem: str) -> Spill | None:
     if not os.path.exists(path):
         return None
     mark = storage.read_json(path)
-    runs = tuple(Run(**run | {"hashes": tuple(run["hashes"])}) for run in mark["runs"])
+    runs = read_runs(mark["runs"])
     if not all(run.is_whole(folder) for run in runs):
         return None
     counts = {name: mark[name] for name in ("empty", "tokens", "unknown", "replaced", "skipped")}

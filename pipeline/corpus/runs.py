@@ -89,6 +89,11 @@ class Run:
         return os.path.exists(path) and os.path.getsize(path) == self.bytes
 
 
+def read_runs(marks: Sequence[dict[str, Any]]) -> tuple[Run, ...]:
+    """Runs as a mark lists them."""
+    return tuple(Run(**mark | {"hashes": tuple(mark["hashes"])}) for mark in marks)
+
+
 def overlap(one: Range, other: Range) -> bool:
     """Whether two ranges of hashes have one in common."""
     return one[0] < other[1] and other[0] < one[1]
