@@ -6,7 +6,7 @@ What always holds: the tars' bytes are a function of the corpus's content, the v
 the libraries' versions, not of workers, files' names and order, or restarts; whatever kills the command, the
 same command continues; a folder made otherwise is refused and not touched; memory is bounded by a partition.
 
-The road: *map* each split to a spill (`mapper`), count the distinct documents (`census`), which cuts the
+The road: *map* each bundle of splits to a spill (`mapper`), count the distinct documents (`census`), which cuts the
 hashes into partitions, and *reduce* each partition to a shard (`reducer`).
 
 Example:
@@ -22,16 +22,18 @@ from typing import Any
 from pipeline import storage
 from pipeline.corpus import census, sources, tally, vocab
 from pipeline.corpus.agreement import check_finished, check_plan, check_whole, identity
+from pipeline.corpus.bundles import Bundle, gather_bundles
 from pipeline.corpus.executor import open_executor, run_tasks
 from pipeline.corpus.manifest import Manifest, read_manifest, write_manifest
-from pipeline.corpus.mapper import MapTask, Spill, map_split, read_spill
+from pipeline.corpus.mapper import MapTask, Spill, map_splits, read_spill
 from pipeline.corpus.pairs import PairOptions
+from pipeline.corpus.pieces import piece_bytes
 from pipeline.corpus.reducer import Reduced, ReduceTask, read_reduced, reduce_partition
 from pipeline.corpus.sentences import rules_notice
 from pipeline.corpus.shard_config import ShardConfig
 from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import PREFIXES
-from pipeline.corpus.splits import Split, find_splits
+from pipeline.corpus.splits import find_splits
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.corpus.work_folder import WorkFolder, is_finished, remove_leftovers
 from pipeline.errors import InputError
@@ -71,12 +73,13 @@ def run(config: ShardConfig) -> Manifest:
         versions = library_versions(*config.word_packages)
         check_plan(config.output, work.path, config.settings, given, files, versions)
         vocabulary = _vocabulary(config, work.path, given)
-        workers = _workers(config, splits, files["file_bytes"])
+        bundles = gather_bundles(splits, piece_bytes(files["file_bytes"]))
+        workers = _workers(config, len(bundles), files["file_bytes"])
         if config.read.sentences == "paragraphs" and (notice := rules_notice(config.language)):
             say(notice)
         with open_executor(workers) as executor:
             tasks = partial(run_tasks, executor, workers=workers)
-            spills = _map(config, work.path, vocabulary, list(sources.stems(splits, found)), tasks)
+            spills = _map(config, work.path, vocabulary, list(sources.stems(bundles, found)), tasks)
             plans = _census(config, work.path, spills)
             tally.check_known(spills)
             reduced = _reduce(config, work.path, vocabulary, spills, plans, tasks)
@@ -132,10 +135,10 @@ def _trained(config: ShardConfig, folder: str) -> Vocabulary:
         ) from error
 
 
-def _workers(config: ShardConfig, splits: list[Split], file_bytes: int) -> int:
+def _workers(config: ShardConfig, map_tasks: int, file_bytes: int) -> int:
     """Processes worth their start."""
     wanted = config.workers or min(available_cores(), file_bytes // _WORKER_BYTES)
-    most_tasks = max(len(splits), config.shards or file_bytes // _SHARD_BYTES)
+    most_tasks = max(map_tasks, config.shards or file_bytes // _SHARD_BYTES)
     return max(1, min(wanted, most_tasks))
 
 
@@ -143,13 +146,13 @@ def _map(
     config: ShardConfig,
     work: str,
     vocabulary: Vocabulary,
-    named: list[tuple[str, Split]],
+    named: list[tuple[str, Bundle]],
     run_all: Callable[..., Any],
 ) -> list[Spill]:
-    """The spills of all splits, sorted by name; only those not yet there are made."""
+    """The spills of all bundles, sorted by name; only those not yet there are made."""
     tasks = [
         MapTask(
-            split=split,
+            splits=bundle,
             read=config.read,
             language=config.language,
             words=config.words,
@@ -158,16 +161,16 @@ def _map(
             folder=work,
             stem=stem,
         )
-        for stem, split in named
+        for stem, bundle in named
     ]
     found = {task.stem: read_spill(work, task.stem) for task in tasks}
     spills = [spill for spill in found.values() if spill is not None]
     left = [task for task in tasks if found[task.stem] is None]
     if spills:
-        say(f"continuing: {len(spills)} of {len(tasks)} splits are tokenised already")
+        say(f"continuing: {len(spills)} of {len(tasks)} bundles are tokenised already")
     began, documents, size = time.monotonic(), 0, 0
-    with Progress("tokenising", total=len(left), unit="splits") as progress:
-        for spill in run_all(map_split, left):
+    with Progress("tokenising", total=len(left), unit="bundles") as progress:
+        for spill in run_all(map_splits, left):
             spills.append(spill)
             documents += spill.fingerprint.documents
             size += spill.fingerprint.bytes

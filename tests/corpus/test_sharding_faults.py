@@ -187,7 +187,12 @@ def test_an_index_without_its_manifest_is_no_folder_of_shards_and_is_written_ane
 
 
 def test_an_unfinished_folder_refuses_other_settings_and_takes_changed_files_anew(
-    shard: Callable[..., Manifest], corpus: Path, make_documents: Any, write_text: Any, tmp_path: Path
+    shard: Callable[..., Manifest],
+    corpus: Path,
+    make_documents: Any,
+    write_text: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for path in corpus.iterdir():
         (tmp_path / "copy").mkdir(exist_ok=True)
@@ -198,6 +203,7 @@ def test_an_unfinished_folder_refuses_other_settings_and_takes_changed_files_ane
         shard(corpus=copy, max_seq_length=32)
     write_text(tmp_path / "copy" / "part-1.txt", make_documents(60, seed=77))
     continued = shard(corpus=copy)
+    assert "continuing: 3 of 4 bundles are tokenised already" in capsys.readouterr().err
     fresh = shard(corpus=copy, output=str(tmp_path / "fresh"))
     assert continued == fresh
 
