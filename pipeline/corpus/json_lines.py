@@ -1,9 +1,10 @@
 """JSON Lines → documents: one object a line, whose text is a string or a list of sentences.
 
-In: a path, the keys to look at, and the policy for what is no UTF-8. Out: a document an object. What always
-holds: a line that is no such object is an error with its number and the remedy; of several keys the first counts
-under which something stands; null is an empty document, null in a list is left out, and a line of white space is no
-document. What is no UTF-8 matters in the text alone, not elsewhere in the object.
+In: a path, maybe a range of its bytes made of whole lines, the keys to look at, and the policy for what is no UTF-8.
+Out: a document an object. What always holds: a line that is no such object is an error with its number and the
+remedy; of several keys the first counts under which something stands; null is an empty document, null in a list is
+left out, and a line of white space is no document. What is no UTF-8 matters in the text alone, not elsewhere in the
+object.
 
 Read more leniently than the standard: raw tabs, line ends and NULs in a string are text, as many exports write them.
 
@@ -15,11 +16,19 @@ Example:
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline.corpus.compressed import open_plain
+from pipeline.corpus.compressed import ByteRange, open_plain
 from pipeline.corpus.documents import canonical, tidy
-from pipeline.corpus.text_files import Parsed, invalid_utf8, refuse_wide, stripped_lines, whole_lines
+from pipeline.corpus.text_files import (
+    Parsed,
+    at_beginning,
+    invalid_utf8,
+    lines_before,
+    refuse_wide,
+    stripped_lines,
+    whole_lines,
+)
 from pipeline.corpus.utf8 import Policy, decode_marked, first_invalid, is_broken, mend
 from pipeline.corpus.wikiextractor import article_text
 from pipeline.errors import InputError
@@ -28,22 +37,36 @@ _NO_TEXT = ("\ufeff", "\0")  # joined files have a mark where each begins; paddi
 _NAMED_KEYS = 8  # of an object, in an error
 
 
-def json_documents(path: str, keys: Sequence[str], policy: Policy) -> Iterator[Parsed]:
-    """The documents of a JSON Lines file. Raises InputError where a line holds none."""
+class _Place(NamedTuple):
+    """A line as errors name it; `number` is that in what is read, and its number in the file is counted only now."""
+
+    path: str
+    byte_range: ByteRange | None
+    number: int
+
+    def __str__(self) -> str:
+        before = lines_before(self.path, self.byte_range, carriage_returns=False)
+        return f"{self.path}: line {before + self.number}"
+
+
+def json_documents(
+    path: str, keys: Sequence[str], policy: Policy, byte_range: ByteRange | None = None
+) -> Iterator[Parsed]:
+    """The documents of a JSON Lines file, or of a range of it. Raises InputError where a line holds none."""
     number = 0
-    with open_plain(path) as stream:
+    with open_plain(path, byte_range) as stream:
         for block in whole_lines(stream, carriage_returns=False):
-            if number == 0:
+            if number == 0 and at_beginning(byte_range):
                 refuse_wide(path, block)
             for line in block.removesuffix(b"\n").split(b"\n"):
                 number += 1
-                if (parsed := _document(path, number, line, keys, policy)) is not None:
+                where = _Place(path, byte_range, number)
+                if (parsed := _document(where, line, keys, policy)) is not None:
                     yield parsed
 
 
-def _document(path: str, number: int, line: bytes, keys: Sequence[str], policy: Policy) -> Parsed | None:
+def _document(where: _Place, line: bytes, keys: Sequence[str], policy: Policy) -> Parsed | None:
     """The document of a line; None where that is blank."""
-    where = f"{path}: line {number}"
     try:
         text, marked = line.decode(), False
     except UnicodeDecodeError:
@@ -60,7 +83,7 @@ def _document(path: str, number: int, line: bytes, keys: Sequence[str], policy: 
     bad = [each for each in texts if is_broken(each)] if marked or b"\\u" in line else []
     if bad and policy == "error":
         if marked and (byte := first_invalid(bad[0])) is not None:
-            raise invalid_utf8(path, number, byte)
+            raise invalid_utf8(where, byte)
         raise InputError(
             f"{where}: {key!r} holds half a surrogate pair, which is no UTF-8; write the file anew, or choose "
             "--invalid-utf8 replace or skip"
@@ -72,7 +95,7 @@ def _document(path: str, number: int, line: bytes, keys: Sequence[str], policy: 
     return parsed_texts(texts, sentences=isinstance(value, list), broken=bool(bad))
 
 
-def _texts(where: str, value: Any, key: str) -> list[str]:
+def _texts(where: _Place, value: Any, key: str) -> list[str]:
     """The texts that `value`, found under `key`, stands for."""
     if value is None:
         return []
@@ -95,7 +118,7 @@ def parsed_texts(texts: Sequence[str], *, sentences: bool, broken: bool) -> Pars
     return Parsed(lines=lines, broken=broken)
 
 
-def _parsed(where: str, text: str) -> dict[str, Any]:
+def _parsed(where: _Place, text: str) -> dict[str, Any]:
     try:
         # Python refuses whole numbers of over 4,300 digits, which are nothing to us.
         found = json.loads(text, strict=False, parse_int=float)
@@ -105,16 +128,16 @@ def _parsed(where: str, text: str) -> dict[str, Any]:
         said = str(error)
         if isinstance(error, json.JSONDecodeError):
             said = f"{error.msg.removesuffix(' at')} at column {error.colno}"
-        hint = ""
-        if where.endswith(": line 1") and text.lstrip().startswith("["):
+        place, hint = str(where), ""
+        if place.endswith(": line 1") and text.lstrip().startswith("["):
             hint = " (one list for all: jq -c '.[]' writes an object a line)"
-        raise InputError(f"{where} is no JSON: {said}; each line holds one whole object{hint}") from error
+        raise InputError(f"{place} is no JSON: {said}; each line holds one whole object{hint}") from error
     if not isinstance(found, dict):
         raise InputError(f"{where} is {_kind(found)}, not an object; each line holds one whole object")
     return found
 
 
-def _value(where: str, found: dict[str, Any], keys: Sequence[str]) -> tuple[Any, str]:
+def _value(where: _Place, found: dict[str, Any], keys: Sequence[str]) -> tuple[Any, str]:
     """What stands under the first key with something under it, and that key; None where all hold null."""
     nothing: str | None = None
     for key in keys:

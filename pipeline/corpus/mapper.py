@@ -1,11 +1,11 @@
-"""Map: one split of the corpus → its spill (read, hash, segment, tokenise, sort by hash).
+"""Map: one bundle of the corpus's splits → its spill (read, hash, segment, tokenise, sort by hash).
 
-In: a split and a vocabulary. Out: runs of tokenised documents and a mark, `<stem>.json`, written last.
+In: splits and a vocabulary. Out: runs of tokenised documents and a mark, `<stem>.json`, written last.
 What always holds: a spill with a mark is whole; memory is bounded by a run and the longest document; what is
-in a spill is a function of the split's content, the vocabulary and the options.
+in a spill is a function of the splits' content, the vocabulary and the options.
 
 Example:
-    spill = map_split(MapTask(split=split, read=ReadOptions(), language="en", words=False,
+    spill = map_splits(MapTask(splits=bundle, read=ReadOptions(), language="en", words=False,
                               vocabulary="SHARDS/vocab", vocabulary_hash=hash, folder="SHARDS/.work", stem="spill-0"))
 """
 
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 
@@ -35,9 +36,9 @@ _BATCH_DOCUMENTS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class MapTask:
-    """What a worker needs to map one split; `words`: whether to note which tokens continue a word."""
+    """What a worker needs to map a bundle; `words`: whether to note which tokens continue a word."""
 
-    split: Split
+    splits: tuple[Split, ...]
     read: ReadOptions
     language: str
     words: bool
@@ -49,7 +50,7 @@ class MapTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Spill:
-    """What came of one split: its runs, counts of documents (with text; without a token) and of tokens.
+    """What came of one bundle: its runs, counts of documents (with text; without a token) and of tokens.
 
     tokens, unknown: of all documents, repeated ones too, and those of them that are [UNK]
     replaced, skipped: documents that were no UTF-8, by what was done about them
@@ -83,8 +84,8 @@ class _Pending:
     sentences: list[str]
 
 
-def map_split(task: MapTask) -> Spill:
-    """Write the split's spill. Raises InputError where the split can't be read."""
+def map_splits(task: MapTask) -> Spill:
+    """Write the bundle's spill. Raises InputError where a split can't be read."""
     encoder = _encoder(task.vocabulary, task.vocabulary_hash)
     vocabulary = encoder.vocabulary
     writer = SpillWriter(task.folder, task.stem)
@@ -115,18 +116,19 @@ def map_split(task: MapTask) -> Spill:
 
 
 def read_spill(folder: str, stem: str) -> Spill | None:
-    """The finished spill of that name; None where there is none or a run of it is not whole."""
+    """The finished spill of that name, whether its runs are still there or not; None where there is none."""
     path = os.path.join(folder, f"{stem}.json")
     if not os.path.exists(path):
         return None
     mark = storage.read_json(path)
-    runs = read_runs(mark["runs"])
-    if not all(run.is_whole(folder) for run in runs):
-        return None
     counts = {name: mark[name] for name in ("empty", "tokens", "unknown", "replaced", "skipped")}
     letters = {script: (each[0], each[1]) for script, each in mark["letters"].items()}
     return Spill(
-        stem=stem, runs=runs, fingerprint=Fingerprint(**mark["fingerprint"]), letters=letters, **counts
+        stem=stem,
+        runs=read_runs(mark["runs"]),
+        fingerprint=Fingerprint(**mark["fingerprint"]),
+        letters=letters,
+        **counts,
     )
 
 
@@ -141,7 +143,7 @@ def _encoder(folder: str, vocabulary_hash: str) -> Encoder:
 
 def _batches(task: MapTask, seen: _Seen) -> Iterator[_Pending]:
     pending, characters = _Pending([], [], []), 0
-    for document in read_documents(task.split, task.read):
+    for document in chain.from_iterable(read_documents(split, task.read) for split in task.splits):
         if document.invalid is not None:
             seen.invalid[document.invalid] += 1
             if document.invalid == "skipped":

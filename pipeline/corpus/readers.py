@@ -1,6 +1,6 @@
 """Raw text → documents, one at a time.
 
-In: a split (a file of any kind that `formats` knows, or part of a Parquet file). Out: its documents in the order
+In: a split (a file of any kind that `formats` knows, or a part of one). Out: its documents in the order
 it holds them. What always holds: memory is bounded by a block and the longest document, never by the file; text
 is canonical (`documents.canonical`), so what follows sees one spelling of line ends and of characters, and equal
 documents of different kinds of files are equal; what can't be read is an error that names the place.
@@ -39,7 +39,7 @@ __all__ = [
 
 Sentences = Literal["paragraphs", "lines"]
 
-_KEYS = ("text", "sentences")  # the one that holds something, unless the user names another
+TEXT_KEYS = ("text", "sentences")  # the one that holds something, unless the user names another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +77,16 @@ def read_documents(split: Split, options: ReadOptions) -> Iterator[Document]:
 
 
 def _parsed(split: Split, options: ReadOptions) -> Iterator[Parsed]:
-    keys = _KEYS if options.text_key is None else (options.text_key,)
+    keys = TEXT_KEYS if options.text_key is None else (options.text_key,)
     policy = options.invalid_utf8
     if split.kind == "parquet":
         assert split.row_groups is not None
         return parquet_documents(split.path, split.row_groups, keys, policy)
     if split.kind == "jsonl":
-        return json_documents(split.path, keys, policy)
+        return json_documents(split.path, keys, policy, split.byte_range)
     if split.kind == "wikiextractor":
-        return wikiextractor_documents(split.path, policy)
-    return text_documents(split.path, policy, named=options.format == "auto")
+        return wikiextractor_documents(split.path, policy, split.byte_range)
+    return text_documents(split.path, policy, split.byte_range, named=options.format == "auto")
 
 
 def _document(parsed: Parsed, options: ReadOptions) -> Document:

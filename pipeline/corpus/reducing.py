@@ -63,7 +63,8 @@ def reduce_left(
     """All shards in the order of `plans`, those that are not `done` being made."""
     # Held-out shards hold documents of all hashes, or of many: while they are not made, no run can go.
     left = sorted(
-        (plan for plan in plans if plan.name not in done), key=lambda plan: (plan.split == "train", plan.index)
+        (plan for plan in plans if plan.name not in done),
+        key=lambda plan: (plan.split == "train", plan.index),
     )
     made = dict(done)
     freeing = Freeing(maker.work, runs)

@@ -6,8 +6,8 @@ What always holds: the tars' bytes are a function of the corpus's content, the v
 the libraries' versions, not of workers, files' names and order, or restarts; whatever kills the command, the
 same command continues; a folder made otherwise is refused and not touched; memory is bounded by a partition.
 
-The road: *map* each split to a spill (`mapper`), count the distinct documents (`census`), which cuts the
-hashes into partitions, and *reduce* each partition to a shard (`reducer`).
+The road: *map* each bundle of splits to a spill (`mapper`, `shuffling`), count the distinct documents (`census`),
+which cuts the hashes into partitions, and *reduce* each partition to a shard (`reducer`, `reducing`).
 
 Example:
     manifest = run(ShardConfig(corpus=("corpus/",), output="SHARDS", vocab="VOCAB", workers=4))
@@ -15,29 +15,34 @@ Example:
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from pipeline import storage
 from pipeline.corpus import census, sources, tally, vocab
 from pipeline.corpus.agreement import check_finished, check_plan, check_whole, identity
+from pipeline.corpus.bundles import Bundle, gather_bundles
 from pipeline.corpus.executor import open_executor, run_tasks
 from pipeline.corpus.manifest import Manifest, read_manifest, write_manifest
-from pipeline.corpus.mapper import MapTask, Spill, map_split, read_spill
+from pipeline.corpus.mapper import MapTask, Spill, read_spill
 from pipeline.corpus.pairs import PairOptions
-from pipeline.corpus.reducer import Reduced, ReduceTask, read_reduced, reduce_partition
+from pipeline.corpus.pieces import piece_bytes
+from pipeline.corpus.reducer import Reduced
+from pipeline.corpus.reducing import Maker, read_finished, reduce_left, wanted_from
+from pipeline.corpus.runs import Run
 from pipeline.corpus.sentences import rules_notice
 from pipeline.corpus.shard_config import ShardConfig
 from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import PREFIXES
-from pipeline.corpus.splits import Split, find_splits
+from pipeline.corpus.shuffling import RunAll, map_bundles, merge_spills
+from pipeline.corpus.splits import find_splits
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.corpus.work_folder import WorkFolder, is_finished, remove_leftovers
 from pipeline.errors import InputError
 from pipeline.lineage import hash_json, library_versions
 from pipeline.processes import available_cores
-from pipeline.progress import Progress, say
+from pipeline.progress import say
 
 __all__ = ["ShardConfig", "run"]
 
@@ -71,15 +76,18 @@ def run(config: ShardConfig) -> Manifest:
         versions = library_versions(*config.word_packages)
         check_plan(config.output, work.path, config.settings, given, files, versions)
         vocabulary = _vocabulary(config, work.path, given)
-        workers = _workers(config, splits, files["file_bytes"])
+        bundles = gather_bundles(splits, piece_bytes(files["file_bytes"]))
+        workers = _workers(config, len(bundles), files["file_bytes"])
         if config.read.sentences == "paragraphs" and (notice := rules_notice(config.language)):
             say(notice)
+        tasks = _map_tasks(config, work.path, vocabulary, sources.stems(bundles, found))
+        maker = _maker(config, work.path, vocabulary, tasks)
         with open_executor(workers) as executor:
-            tasks = partial(run_tasks, executor, workers=workers)
-            spills = _map(config, work.path, vocabulary, list(sources.stems(splits, found)), tasks)
-            plans = _census(config, work.path, spills)
-            tally.check_known(spills)
-            reduced = _reduce(config, work.path, vocabulary, spills, plans, tasks)
+            run_all = partial(run_tasks, executor, workers=workers)
+            wanted = _wanted_from(config, tasks, maker)
+            spills = map_bundles(tasks, run_all, wanted_from=wanted)
+            runs = merge_spills(work.path, spills, run_all, wanted_from=wanted)
+            reduced = _reduce(config, maker, spills, runs, run_all)
         manifest = _manifest(config, vocabulary, spills, reduced, files)
         _remove_strays(config.output, manifest)
         write_manifest(config.output, manifest)
@@ -132,24 +140,19 @@ def _trained(config: ShardConfig, folder: str) -> Vocabulary:
         ) from error
 
 
-def _workers(config: ShardConfig, splits: list[Split], file_bytes: int) -> int:
+def _workers(config: ShardConfig, map_tasks: int, file_bytes: int) -> int:
     """Processes worth their start."""
     wanted = config.workers or min(available_cores(), file_bytes // _WORKER_BYTES)
-    most_tasks = max(len(splits), config.shards or file_bytes // _SHARD_BYTES)
+    most_tasks = max(map_tasks, config.shards or file_bytes // _SHARD_BYTES)
     return max(1, min(wanted, most_tasks))
 
 
-def _map(
-    config: ShardConfig,
-    work: str,
-    vocabulary: Vocabulary,
-    named: list[tuple[str, Split]],
-    run_all: Callable[..., Any],
-) -> list[Spill]:
-    """The spills of all splits, sorted by name; only those not yet there are made."""
-    tasks = [
+def _map_tasks(
+    config: ShardConfig, work: str, vocabulary: Vocabulary, named: Iterable[tuple[str, Bundle]]
+) -> list[MapTask]:
+    return [
         MapTask(
-            split=split,
+            splits=bundle,
             read=config.read,
             language=config.language,
             words=config.words,
@@ -158,40 +161,48 @@ def _map(
             folder=work,
             stem=stem,
         )
-        for stem, split in named
+        for stem, bundle in named
     ]
-    found = {task.stem: read_spill(work, task.stem) for task in tasks}
-    spills = [spill for spill in found.values() if spill is not None]
-    left = [task for task in tasks if found[task.stem] is None]
-    if spills:
-        say(f"continuing: {len(spills)} of {len(tasks)} splits are tokenised already")
-    began, documents, size = time.monotonic(), 0, 0
-    with Progress("tokenising", total=len(left), unit="splits") as progress:
-        for spill in run_all(map_split, left):
-            spills.append(spill)
-            documents += spill.fingerprint.documents
-            size += spill.fingerprint.bytes
-            rate = size / 1e6 / (time.monotonic() - began)
-            progress.advance(note=f"{documents:,} documents, {rate:.2f} MB/s")
-    return sorted(spills, key=lambda spill: spill.stem)
 
 
-def _census(config: ShardConfig, work: str, spills: list[Spill]) -> list[census.PartitionPlan]:
-    """The partitions; refuses a corpus of fewer than two documents."""
-    runs = [run for spill in spills for run in spill.runs]
-    counted = census.take_census(work, runs, validation_fraction=config.validation_fraction, seed=config.seed)
-    if counted.documents < 2:
-        empty = sum(spill.empty for spill in spills)
-        no_utf8 = sum(spill.skipped for spill in spills)
-        skipped = f", {no_utf8} skipped as no UTF-8" if no_utf8 else ""
-        raise InputError(
-            f"the corpus holds {counted.documents} distinct documents with text ({counted.duplicates} "
-            f"repetitions and {empty} empty ones dropped{skipped}); give two or more, with a blank line between "
-            "documents, since a random next segment comes from another document"
+def _maker(config: ShardConfig, work: str, vocabulary: Vocabulary, tasks: Sequence[MapTask]) -> Maker:
+    return Maker(
+        output=config.output,
+        work=work,
+        options=PairOptions(
+            max_seq_length=config.max_seq_length,
+            short_seq_prob=config.short_seq_prob,
+            seed=config.seed,
+            copies=config.dupe_factor,
+        ),
+        made_from=hash_json([config.settings, vocabulary.hash, sorted(task.stem for task in tasks)]),
+    )
+
+
+def _wanted_from(config: ShardConfig, tasks: Sequence[MapTask], maker: Maker) -> int:
+    """The lowest hash that a shard which an earlier attempt left to be made may hold; 0 where there was none."""
+    spills = [read_spill(maker.work, task.stem) for task in tasks]
+    known = census.read_census(maker.work, maker.made_from)
+    if known is None or None in spills:
+        return 0
+    plans = _plans(config, known, [spill for spill in spills if spill is not None])
+    return wanted_from(plans, read_finished(plans, maker))
+
+
+def _reduce(
+    config: ShardConfig, maker: Maker, spills: Sequence[Spill], runs: Sequence[Run], run_all: RunAll
+) -> list[Reduced]:
+    """All shards, in order; refuses a corpus of fewer than two documents."""
+    counted = census.read_census(maker.work, maker.made_from)
+    if counted is None:
+        came = sum(run.documents for spill in spills for run in spill.runs)
+        fraction = config.validation_fraction
+        counted = census.take_census(
+            maker.work, runs, came=came, validation_fraction=fraction, seed=config.seed
         )
-    text_bytes = sum(spill.fingerprint.bytes for spill in spills)
-    asked = config.shards or max(1, round(text_bytes * config.dupe_factor / _SHARD_BYTES))
-    plans = census.plan_partitions(counted, asked=asked)
+        _refuse_few(counted, spills)
+        census.write_census(maker.work, counted, maker.made_from)
+    plans = _plans(config, counted, spills)
     training = sum(plan.split == "train" for plan in plans)
     if config.shards is not None and training < config.shards:
         say(
@@ -200,45 +211,29 @@ def _census(config: ShardConfig, work: str, spills: list[Spill]) -> list[census.
         )
     if config.validation_fraction and not counted.held_out:
         say(f"no validation shard: {counted.documents} documents are too few to hold two out")
-    return plans
+    tally.check_known(spills)
+    return reduce_left(plans, read_finished(plans, maker), runs, maker, run_all)
 
 
-def _reduce(
-    config: ShardConfig,
-    work: str,
-    vocabulary: Vocabulary,
-    spills: list[Spill],
-    plans: list[census.PartitionPlan],
-    run_all: Callable[..., Any],
-) -> list[Reduced]:
-    """All shards in the order of `plans`; only those not yet there are made."""
-    made_from = [config.settings, vocabulary.hash, [spill.stem for spill in spills], len(plans)]
-    tasks = [
-        ReduceTask(
-            output=config.output,
-            work=work,
-            runs=tuple(run for spill in spills for run in spill.runs),
-            plan=plan,
-            options=PairOptions(
-                max_seq_length=config.max_seq_length,
-                short_seq_prob=config.short_seq_prob,
-                seed=config.seed,
-                copies=config.dupe_factor,
-            ),
-            made_from=hash_json(made_from),
-        )
-        for plan in plans
-    ]
-    found = {task.plan.name: read_reduced(task) for task in tasks}
-    done = {name: reduced for name, reduced in found.items() if reduced is not None}
-    left = [task for task in tasks if task.plan.name not in done]
-    pairs = 0
-    with Progress("pairing", total=len(left), unit="shards") as progress:
-        for reduced in run_all(reduce_partition, left):
-            done[reduced.shard.name] = reduced
-            pairs += reduced.shard.pairs
-            progress.advance(note=f"{pairs:,} pairs")
-    return [done[plan.name] for plan in plans]
+def _plans(
+    config: ShardConfig, counted: census.Census, spills: Sequence[Spill]
+) -> list[census.PartitionPlan]:
+    text_bytes = sum(spill.fingerprint.bytes for spill in spills)
+    asked = config.shards or max(1, round(text_bytes * config.dupe_factor / _SHARD_BYTES))
+    return census.plan_partitions(counted, asked=asked)
+
+
+def _refuse_few(counted: census.Census, spills: Sequence[Spill]) -> None:
+    if counted.documents >= 2:
+        return
+    empty = sum(spill.empty for spill in spills)
+    no_utf8 = sum(spill.skipped for spill in spills)
+    skipped = f", {no_utf8} skipped as no UTF-8" if no_utf8 else ""
+    raise InputError(
+        f"the corpus holds {counted.documents} distinct documents with text ({counted.duplicates} "
+        f"repetitions and {empty} empty ones dropped{skipped}); give two or more, with a blank line between "
+        "documents, since a random next segment comes from another document"
+    )
 
 
 def _manifest(

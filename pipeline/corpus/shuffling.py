@@ -30,8 +30,8 @@ def map_bundles(tasks: Sequence[MapTask], run_all: RunAll, *, wanted_from: int) 
 
     wanted_from: of runs, those that hold no hash from here on are not wanted any more
     """
-    found = {task.stem: read_spill(task.folder, task.stem) for task in tasks}
-    marked = [spill for spill in found.values() if spill is not None]
+    found = [read_spill(task.folder, task.stem) for task in tasks]
+    marked = _sorted(spill for spill in found if spill is not None)
     lost = _lost(tasks[0].folder, marked, wanted_from if len(marked) == len(tasks) else None)
     spills = [spill for spill in marked if spill.stem not in lost]
     kept = {spill.stem for spill in spills}
@@ -46,6 +46,11 @@ def map_bundles(tasks: Sequence[MapTask], run_all: RunAll, *, wanted_from: int) 
             size += spill.fingerprint.bytes
             rate = size / 1e6 / (time.monotonic() - began)
             progress.advance(note=f"{documents:,} documents, {rate:.2f} MB/s")
+    return _sorted(spills)
+
+
+def _sorted(spills: Iterable[Spill]) -> list[Spill]:
+    """In the order in which they are merged, which is not that of paths or of who was ready first."""
     return sorted(spills, key=lambda spill: spill.stem)
 
 

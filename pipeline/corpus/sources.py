@@ -1,6 +1,7 @@
-"""The corpus's files as an identity: which splits are the same ones as last time.
+"""The corpus's files as an identity: which of them are the same ones as last time.
 
-In: splits. Out: a description and names that depend on the files' content, not on where they lie.
+In: splits, and bundles of them. Out: a description and names that depend on the files' content, not on where they
+lie.
 What always holds: files renamed, moved or named in another order have the same identity; a file of other
 size, or changed in one of the mebibytes that are looked at (the first, the middle, the last, and one in 64),
 has another. The rest is not looked at: reading a corpus whole to learn that nothing is to be done would take
@@ -20,8 +21,10 @@ from typing import Any
 import xxhash
 
 from pipeline import storage
+from pipeline.corpus.bundles import Bundle
 from pipeline.corpus.formats import Kind
 from pipeline.corpus.splits import Split, reach
+from pipeline.corpus.threads import in_threads
 from pipeline.errors import InputError
 from pipeline.lineage import hash_json
 
@@ -40,12 +43,13 @@ class Source:
 
 
 def look_at(splits: Sequence[Split]) -> dict[str, Source]:
-    """What the files of `splits` are, by path; each is sampled once.
+    """What the files of `splits` are, by path; each is sampled once, several at a time.
 
-    Raises InputError where one can't be read.
+    Raises InputError where one can't be read, for the first by path.
     """
     kinds = {split.path: split.kind for split in splits}
-    return {path: _source(path, kinds[path]) for path in sorted(kinds)}
+    paths = sorted(kinds)
+    return dict(zip(paths, in_threads(lambda path: _source(path, kinds[path]), paths), strict=True))
 
 
 def describe(sources: Mapping[str, Source]) -> dict[str, Any]:
@@ -59,17 +63,21 @@ def describe(sources: Mapping[str, Source]) -> dict[str, Any]:
     }
 
 
-def stems(splits: Sequence[Split], sources: Mapping[str, Source]) -> Iterator[tuple[str, Split]]:
-    """A name for each split's spill, the same while its file stays as it is; equal files are numbered.
+def stems(bundles: Sequence[Bundle], sources: Mapping[str, Source]) -> Iterator[tuple[str, Bundle]]:
+    """A name for each bundle's spill, the same while its files stay as they are; equal bundles are numbered.
 
-    A file's time counts here, too: a file that is edited and one that is copied are tokenised anew.
+    A file's time counts here, too: a file that is edited and one that is copied are tokenised anew, with those of
+    its bundle (and of the next ones, where its size is such that they are bundled otherwise now).
     """
     seen: Counter[str] = Counter()
-    for split in splits:
-        source = sources[split.path]
-        identity = hash_json([[source.sample, source.changed], split.kind, split.row_groups])[:16]
-        yield f"spill-{identity}-{seen[identity]}", split
+    for bundle in bundles:
+        identity = hash_json([_identity(split, sources[split.path]) for split in bundle])[:16]
+        yield f"spill-{identity}-{seen[identity]}", bundle
         seen[identity] += 1
+
+
+def _identity(split: Split, source: Source) -> list[Any]:
+    return [source.sample, source.changed, split.kind, split.row_groups, split.byte_range]
 
 
 def _source(path: str, kind: Kind) -> Source:

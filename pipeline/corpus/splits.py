@@ -1,8 +1,12 @@
 """Where a corpus's text lies: what the user named → pieces that one process reads.
 
-In: files, folders, globs and URIs as the user wrote them. Out: splits, sorted by path.
+In: files, folders, globs and URIs as the user wrote them. Out: splits, sorted by path and by their places in it.
 What always holds: the same files give the same splits in the same order, however often and in whatever
-order they are named; a folder or glob that holds no text is an error, not an empty corpus.
+order they are named; the documents of a file's splits, one after the other, are the file's; a folder or glob that
+holds no text is an error, not an empty corpus.
+
+A large file is several splits, so that several processes can read it: Parquet by its row groups, others, where they
+aren't compressed, by ranges of their bytes (`pieces`).
 
 Example:
     find_splits(["corpus/", "more/*.txt.gz", "s3://bucket/wiki.parquet"])
@@ -11,17 +15,17 @@ Example:
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 from pipeline import storage
-from pipeline.corpus.compressed import bare_name
+from pipeline.corpus.compressed import ByteRange, bare_name, plain_bytes
 from pipeline.corpus.formats import KNOWN, Format, Kind, recognise
 from pipeline.corpus.globs import fixed_folder, matched_files
 from pipeline.corpus.parquet_files import open_parquet
+from pipeline.corpus.pieces import find_cuts, piece_bytes
+from pipeline.corpus.threads import in_threads
 from pipeline.errors import InputError
-
-# Of Parquet: large enough that starting a task costs nothing beside it, small enough that one file feeds all
-# cores. Any other file is one split, whatever its size: where a document ends is found only by reading.
-_SPLIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +34,15 @@ class Split:
 
     path: str
     kind: Kind
+
+    bytes: int
+    """Uncompressed; of a compressed file, about how many. Decides nothing but what is read in one task."""
+
     row_groups: tuple[int, int] | None = None
-    """Parquet's row groups, first and one past the last; None for other files, which are read whole."""
+    """Parquet's row groups, first and one past the last; None for other files."""
+
+    byte_range: ByteRange | None = None
+    """The range of a large file's bytes; None where the file is read whole, and for Parquet."""
 
 
 def find_splits(
@@ -42,7 +53,7 @@ def find_splits(
     format: what all files are; `auto`: those of known kinds are found, each of its own
     notice: told of files in folders, or matched by globs, that are of no known kind and left out
     Raises InputError where a path does not exist, a folder or glob holds no known file, a named file is of an
-    unknown kind, or a Parquet file is none.
+    unknown kind, a Parquet file is none, or a file that is to be cut can't be read.
     """
     if not specs:
         raise InputError("no corpus given; name files, folders, globs or URIs")
@@ -52,14 +63,18 @@ def find_splits(
         first = min(left_out)
         many = f"{len(left_out):,} files" if len(left_out) > 1 else "a file"
         notice(f"left out: {many} of unknown kind, such as {first} (--format says what all files are)")
-    return [split for path, kind in found for split in _splits_of(path, kind)]
+    sizes = in_threads(_file_bytes, [path for path, _ in found])
+    files = [(path, kind, size) for (path, kind), size in zip(found, sizes, strict=True)]
+    in_pieces = in_threads(partial(_splits_of, piece=piece_bytes(sum(sizes))), files)
+    return [split for splits in in_pieces for split in splits]
 
 
 def _unique(specs: Iterable[str], format: Format, left_out: set[str]) -> list[tuple[str, Kind]]:
     found: dict[str, tuple[str, Kind]] = {}
     for spec in specs:
         paths, chosen = _paths(spec)
-        known = [(path, kind) for path in paths if (kind := recognise(path, format)) is not None]
+        kinds = in_threads(partial(recognise, format=format), paths)
+        known = [(path, kind) for path, kind in zip(paths, kinds, strict=True) if kind is not None]
         if not known:
             if not chosen and bare_name(spec.lower()).endswith(".json"):
                 raise InputError(f"{spec} does not hold a JSON object a line; jq -c '.[]' writes a list so")
@@ -141,15 +156,31 @@ def _refuse_stream(path: str) -> None:
         )
 
 
-def _splits_of(path: str, kind: Kind) -> Iterator[Split]:
-    if kind != "parquet":
-        yield Split(path=path, kind=kind)
-        return
+def _file_bytes(path: str) -> int:
+    try:
+        return storage.size(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or str(error).splitlines()[0]}") from error
+
+
+def _splits_of(file: tuple[str, Kind, int], piece: int) -> list[Split]:
+    path, kind, size = file
+    if kind == "parquet":
+        return list(_row_groups(path, piece))
+    if not (cuts := find_cuts(path, kind, size, piece)):
+        return [Split(path=path, kind=kind, bytes=plain_bytes(path, size))]
+    return [
+        Split(path=path, kind=kind, bytes=last - first, byte_range=(first, last))
+        for first, last in pairwise([0, *cuts, size])
+    ]
+
+
+def _row_groups(path: str, piece: int) -> Iterator[Split]:
     with open_parquet(path) as file:
         metadata = file.metadata
     first, gathered = 0, 0
     for group in range(metadata.num_row_groups):
         gathered += metadata.row_group(group).total_byte_size  # uncompressed
-        if gathered >= _SPLIT_BYTES or group + 1 == metadata.num_row_groups:
-            yield Split(path=path, kind=kind, row_groups=(first, group + 1))
+        if gathered >= piece or group + 1 == metadata.num_row_groups:
+            yield Split(path=path, kind="parquet", bytes=gathered, row_groups=(first, group + 1))
             first, gathered = group + 1, 0

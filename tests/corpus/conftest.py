@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.corpus import pieces
 from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.sharding import ShardConfig, run
@@ -64,8 +65,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_documents: Any, write_
 
 
 @pytest.fixture
-def shard(corpus: Path, word_vocabulary: str, tmp_path: Path) -> Callable[..., Manifest]:
-    """Run the stage on the corpus into tmp_path / "shards", in this process, unless told otherwise."""
+def shard(
+    corpus: Path, word_vocabulary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Manifest]:
+    """Run the stage on the corpus into tmp_path / "shards", in this process, unless told otherwise.
+
+    Pieces are small, so that each file is one.
+    """
+    monkeypatch.setattr(pieces, "_LEAST_BYTES", 1 << 15)
 
     def make(**changed: Any) -> Manifest:
         config: dict[str, Any] = {
@@ -86,7 +93,7 @@ def shard(corpus: Path, word_vocabulary: str, tmp_path: Path) -> Callable[..., M
 def expected(
     corpus: Path, word_vocabulary: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
-    """The files that `shard()` makes."""
+    """The files that `shard()` makes; here in one piece."""
     output = tmp_path_factory.mktemp("expected") / "shards"
     settings: dict[str, Any] = {"max_seq_length": 64, "shards": 3, "workers": 1, "read": LINES}
     run(ShardConfig(corpus=(str(corpus),), output=str(output), vocab=word_vocabulary, **settings))

@@ -1,5 +1,6 @@
 """The stage `bertpipe shard`: the same bytes whatever happens, and each document on one side."""
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.corpus import pieces, shuffling
 from pipeline.corpus.census import held_out_count
 from pipeline.corpus.manifest import Manifest, read_manifest
+from pipeline.corpus.mapper import MapTask, map_splits
 from pipeline.corpus.shards import read_blocks
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.errors import InputError
@@ -58,6 +61,39 @@ def test_one_file_with_the_same_documents_gives_the_same_tars(
     found = contents(tmp_path / "shards")
     del found["manifest.json"]
     assert found == {name: data for name, data in expected.items() if name != "manifest.json"}
+
+
+@pytest.mark.parametrize("form", ["one text", "one file of lines", "one of articles", "many files"])
+def test_the_same_documents_in_one_file_that_is_cut_or_in_many_that_are_gathered_give_the_same_tars(
+    shard: Callable[..., Manifest],
+    corpus: Path,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+) -> None:
+    documents = [text.strip() for path in sorted(corpus.iterdir()) for text in path.read_text().split("\n\n")]
+    files = {
+        "one text": {"all.txt": "\n\n".join(documents)},
+        "one file of lines": {"all.jsonl": "\n".join(json.dumps({"text": each}) for each in documents)},
+        "one of articles": {
+            "wiki_00": "".join(f'<doc id="1" title="T">\nT\n\n{each}\n</doc>\n' for each in documents)
+        },
+        "many files": {f"{index}.txt": each for index, each in enumerate(documents)},
+    }
+    (tmp_path / "corpus").mkdir()
+    for name, text in files[form].items():
+        (tmp_path / "corpus" / name).write_text(text)
+    monkeypatch.setattr(pieces, "_LEAST_BYTES", 100_000 if form == "many files" else 10_000)
+    mapped: list[MapTask] = []
+    monkeypatch.setattr(shuffling, "map_splits", lambda task: mapped.append(task) or map_splits(task))  # type: ignore[func-returns-value]
+    shard(corpus=(str(tmp_path / "corpus"),))
+    assert 15 < len(mapped) < 60
+    assert max(len(task.splits) for task in mapped) == (6 if form == "many files" else 1)
+    found = contents(tmp_path / "shards")
+    assert {name: data for name, data in found.items() if name != "manifest.json"} == {
+        name: data for name, data in expected.items() if name != "manifest.json"
+    }
 
 
 def test_shards_of_format_1_are_there_already(

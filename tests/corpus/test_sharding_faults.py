@@ -156,14 +156,14 @@ def test_a_full_disk_is_one_line_and_a_rerun_continues(
     assert contents(tmp_path / "shards") == expected
 
 
-def interrupted(shard: Callable[..., Manifest], **changed: Any) -> None:
-    """Leave an unfinished folder: killed when all that is missing is the manifest."""
+def interrupted(shard: Callable[..., Manifest], at: str = "manifest.json", **changed: Any) -> None:
+    """Leave an unfinished folder: killed at the first file whose name ends so; at the last one of all."""
 
     def work() -> object:
         storage_write = storage.write_whole
 
         def write_whole(path: str, fill: Callable[[Any], None]) -> None:
-            if path.endswith("manifest.json"):
+            if path.endswith(at):
                 os.kill(os.getpid(), signal.SIGKILL)
             storage_write(path, fill)
 
@@ -187,17 +187,23 @@ def test_an_index_without_its_manifest_is_no_folder_of_shards_and_is_written_ane
 
 
 def test_an_unfinished_folder_refuses_other_settings_and_takes_changed_files_anew(
-    shard: Callable[..., Manifest], corpus: Path, make_documents: Any, write_text: Any, tmp_path: Path
+    shard: Callable[..., Manifest],
+    corpus: Path,
+    make_documents: Any,
+    write_text: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for path in corpus.iterdir():
         (tmp_path / "copy").mkdir(exist_ok=True)
         (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
     copy = (str(tmp_path / "copy"),)
-    interrupted(shard, corpus=copy)
+    interrupted(shard, ".tar", corpus=copy)
     with pytest.raises(InputError, match=r"unfinished.*max_seq_length: 32 here, 64 there"):
         shard(corpus=copy, max_seq_length=32)
     write_text(tmp_path / "copy" / "part-1.txt", make_documents(60, seed=77))
     continued = shard(corpus=copy)
+    assert "continuing: 3 of 4 bundles are tokenised already" in capsys.readouterr().err
     fresh = shard(corpus=copy, output=str(tmp_path / "fresh"))
     assert continued == fresh
 
@@ -205,7 +211,7 @@ def test_an_unfinished_folder_refuses_other_settings_and_takes_changed_files_ane
 def test_a_spill_cut_short_is_made_anew(
     shard: Callable[..., Manifest], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    interrupted(shard)
+    interrupted(shard, ".tar")
     spill = next((tmp_path / "shards" / ".work").glob("*.arrow"))
     spill.write_bytes(spill.read_bytes()[:1000])
     shard()

@@ -62,7 +62,7 @@ def test_a_run_holds_each_document_once_and_counts_all_that_came(tmp_path: Path)
     (run,) = spilled(tmp_path, [[ONE, TWO, ONE, ONE, TWO]])
     assert (run.documents, run.distinct) == (5, 2)
     assert read_hashes(str(tmp_path), [run], EVERYTHING)[0].tolist() == [5, 900]
-    census = take_census(str(tmp_path), [run], validation_fraction=0.0, seed=1)
+    census = take_census(str(tmp_path), [run], came=5, validation_fraction=0.0, seed=1)
     assert (census.documents, census.duplicates) == (2, 3)
 
 

@@ -23,7 +23,7 @@ def test_splits_of_a_large_parquet_file_cover_each_row_once(
 ) -> None:
     rows = [f"document {index} " + "word " * 50 for index in range(100)]
     write_parquet(tmp_path / "a.parquet", rows, row_group_size=10, use_dictionary=False)
-    monkeypatch.setattr(splits, "_SPLIT_BYTES", 6000)
+    monkeypatch.setattr(splits, "piece_bytes", lambda corpus_bytes: 6000)
     found = find_splits([str(tmp_path)])
     assert len(found) > 3
     assert [group for split in found for group in range(*split.row_groups)] == list(range(10))
