@@ -23,6 +23,7 @@ from pipeline import storage
 from pipeline.corpus import census, sources, tally, vocab
 from pipeline.corpus.agreement import check_finished, check_plan, check_whole, identity
 from pipeline.corpus.bundles import Bundle, gather_bundles
+from pipeline.corpus.disk import disk_notice
 from pipeline.corpus.executor import open_executor, run_tasks
 from pipeline.corpus.manifest import Manifest, read_manifest, write_manifest
 from pipeline.corpus.mapper import MapTask, Spill, read_spill
@@ -37,6 +38,7 @@ from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import PREFIXES
 from pipeline.corpus.shuffling import RunAll, map_bundles, merge_spills
 from pipeline.corpus.splits import find_splits
+from pipeline.corpus.text_size import expected_text_bytes
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.corpus.work_folder import WorkFolder, is_finished, remove_leftovers
 from pipeline.errors import InputError
@@ -49,9 +51,9 @@ __all__ = ["ShardConfig", "run"]
 VOCABULARY_FOLDER = "vocab"
 # About 35,000 pairs of 128 tokens: a reduce task of a second or two, in 100 MB.
 _SHARD_BYTES = 16 << 20
-# A process takes two to three seconds to start (the tokeniser; torch, which webdataset imports): it is
-# started of itself only where it has so much to do.
-_WORKER_BYTES = 4 << 20
+# A process takes half a second to start, and a second to learn the words it will meet again: it is started of
+# itself only where it has so much to do.
+_WORKER_BYTES = 8 << 20
 
 
 def run(config: ShardConfig) -> Manifest:
@@ -80,6 +82,9 @@ def run(config: ShardConfig) -> Manifest:
         workers = _workers(config, len(bundles), files["file_bytes"])
         if config.read.sentences == "paragraphs" and (notice := rules_notice(config.language)):
             say(notice)
+        if not work.resumed:
+            text_bytes, wide = expected_text_bytes(splits, config.read), vocabulary.size > 1 << 16
+            say(disk_notice(config.output, text_bytes, copies=config.dupe_factor, wide=wide))
         tasks = _map_tasks(config, work.path, vocabulary, sources.stems(bundles, found))
         maker = _maker(config, work.path, vocabulary, tasks)
         with open_executor(workers) as executor:
