@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.corpus.compressed import ByteRange, open_plain
-from pipeline.corpus.documents import canonical, tidy
+from pipeline.corpus.documents import canonical, single_spaced
 from pipeline.corpus.text_files import (
     Parsed,
     at_beginning,
@@ -112,7 +112,7 @@ def _texts(where: _Place, value: Any, key: str) -> list[str]:
 def parsed_texts(texts: Sequence[str], *, sentences: bool, broken: bool) -> Parsed:
     """The document of one text, or of texts that are sentences."""
     if sentences:
-        lines = [tidy(canonical(text)) for text in texts]
+        lines = ["".join(single_spaced(canonical(text))) for text in texts]
         return Parsed(lines=[line for line in lines if line], sentences=True, broken=broken)
     lines = [line for text in texts for line in stripped_lines(canonical(text))]
     return Parsed(lines=lines, broken=broken)

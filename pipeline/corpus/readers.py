@@ -93,7 +93,7 @@ def _document(parsed: Parsed, options: ReadOptions) -> Document:
     if parsed.broken and options.invalid_utf8 == "skip":
         return Document(text="", invalid="skipped")
     given = parsed.sentences or options.sentences == "lines"
-    lines = [tidy(line) for line in parsed.lines]
+    lines = tidy(parsed.lines)
     return Document(
         text="\n".join(lines),
         sentences=tuple(lines) if given else None,

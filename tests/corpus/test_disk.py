@@ -16,8 +16,8 @@ def test_a_disk_with_little_room_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, enough: bool
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(free, 0, free))
-    said = disk_notice(str(tmp_path / "not" / "yet"), 10**9, copies=3, wide=False)
-    assert said.startswith("about 650 MB of spills, removed as they become 2.0 GB of shards; ")
+    said = disk_notice(str(tmp_path / "not" / "yet"), 10**9, copies=2, wide=False)
+    assert said.startswith("about 650 MB of spills, removed as they become 1.3 GB of shards; ")
     assert ("may not be enough" in said) != enough
 
 

@@ -21,6 +21,7 @@ from pipeline.corpus.readers import (
     document_hash,
     normalise,
 )
+from pipeline.corpus.text_files import stripped_lines
 from workshop.reading import corpora, read, texts, write_parquet
 
 LINES = ReadOptions(sentences="lines")
@@ -263,5 +264,19 @@ def test_long_lines_are_taken_in_pieces_with_the_same_result(text: str, size: in
     whole = canonical(text), document_hash(normalise(text))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "_PIECE_CHARACTERS", size)
-        assert "".join(documents.single_spaced(text)) == documents.tidy(text) == " ".join(text.split())
+        assert "".join(documents.single_spaced(text)) == " ".join(text.split())
         assert (canonical(text), document_hash(normalise(text))) == whole
+
+
+white = st.text(
+    st.one_of(
+        st.sampled_from(["a", "é", " ", "\t"]),
+        st.sampled_from([chr(c) for c in range(0x3001) if chr(c).isspace()]),
+    )
+)
+
+
+@given(st.lists(white, max_size=4))
+def test_all_white_space_of_canonical_lines_becomes_single_spaces(parts: list[str]) -> None:
+    lines = [line for part in parts for line in stripped_lines(canonical(part))]
+    assert documents.tidy(lines) == [" ".join(line.split()) for line in lines]

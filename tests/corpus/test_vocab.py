@@ -25,6 +25,7 @@ from pipeline import storage
 from pipeline.corpus import vocab, word_counts
 from pipeline.corpus.documents import canonical, document_hash, tidy
 from pipeline.corpus.readers import ReadOptions
+from pipeline.corpus.text_files import stripped_lines
 from pipeline.corpus.tokens import Encoder
 from pipeline.corpus.vocab import VocabConfig, load_vocabulary, run
 from pipeline.corpus.vocabulary import SPECIALS
@@ -218,7 +219,7 @@ def test_pairs_rarer_than_min_frequency_are_not_merged(tmp_path: Path) -> None:
 
 def test_max_bytes_takes_whole_documents_by_lowest_hash_whatever_the_order(tmp_path: Path) -> None:
     documents = [re.sub(r"\n\s*\n", "\n", document) for document in DOCUMENTS]
-    texts = ["\n".join(filter(None, map(tidy, document.split("\n")))) for document in documents]
+    texts = ["\n".join(tidy(stripped_lines(document))) for document in documents]
     by_hash = sorted(texts, key=document_hash)
     limit = len("".join(by_hash[:25]).encode()) + 10
     sample = make(tmp_path, texts, max_bytes=limit, size=600)
