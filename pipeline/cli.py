@@ -21,7 +21,7 @@ import click
 from pipeline import __version__
 from pipeline.ending import run_to_the_end
 from pipeline.errors import BertpipeError, InputError, RunFailed
-from pipeline.progress import abandon, say
+from pipeline.progress import abandon, choose_form, complain
 
 _CORPUS_HELP = (
     "Files, folders, globs or URIs of .txt, .jsonl or .ndjson (plain or .gz, .zst, .bz2, .xz), .parquet, and "
@@ -48,7 +48,7 @@ class _Group(click.Group):
             # click would take three lines; the last one says it.
             where = error.ctx.command_path if error.ctx else "bertpipe"
             said = " ".join(error.format_message().split())
-            say(f"bertpipe: {said} ({where} --help tells more)")
+            complain(f"bertpipe: {said} ({where} --help tells more)")
             return InputError.exit_code
         except click.Abort:  # Ctrl-C while the arguments were read
             return 130
@@ -59,7 +59,7 @@ class _Group(click.Group):
             if error.errno != errno.ENOSPC:
                 raise
             where = error.filename or "the disk, or where the output goes,"
-            say(f"bertpipe: {where} has no space left; free some and run the same command again")
+            complain(f"bertpipe: {where} has no space left; free some and run the same command again")
             abandon(sys.stdout)
             return RunFailed.exit_code
 
@@ -68,10 +68,10 @@ class _Group(click.Group):
             return super().invoke(context)
         except BertpipeError as error:
             if str(error):
-                say(f"bertpipe: {error}")
+                complain(f"bertpipe: {error}")
             context.exit(error.exit_code)
         except KeyboardInterrupt:
-            say("bertpipe: interrupted; run the same command again to continue")
+            complain("bertpipe: interrupted; run the same command again to continue")
             context.exit(130)
 
 
@@ -129,6 +129,17 @@ def _corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_progress_option = click.option(
+    "--progress",
+    type=click.Choice(["auto", "quiet", "json"]),
+    default="auto",
+    show_default=True,
+    callback=lambda context, parameter, form: choose_form(form),
+    expose_value=False,
+    help="What is told on standard error: a bar or plain lines, errors alone, or a JSON object a line.",
+)
+
+
 def _read_options(settings: dict[str, Any]) -> Any:
     """The `ReadOptions` of `_corpus_options`, taken out of a command's `settings`."""
     from pipeline.corpus.readers import ReadOptions
@@ -139,6 +150,7 @@ def _read_options(settings: dict[str, Any]) -> Any:
 
 @main.command()
 @_corpus_options
+@_progress_option
 @click.option("-o", "--output", required=True, help="The vocabulary folder to make.")
 @click.option("--size", default=30522, show_default=True, help="Tokens, special ones included.")
 @click.option("--cased/--uncased", default=False, show_default=True, help="Keep case and accents.")
@@ -167,6 +179,7 @@ def vocab(corpus: tuple[str, ...], output: str, **settings: Any) -> None:
 
 @main.command()
 @_corpus_options
+@_progress_option
 @click.option("-o", "--output", required=True, help="The shard folder to make.")
 @click.option("--vocab", help="The vocabulary folder; without it one is trained into OUTPUT/vocab.")
 @click.option(

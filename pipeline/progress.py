@@ -1,25 +1,64 @@
-"""What a person sees while a stage works: a bar on a terminal, plain lines when piped.
+"""What a person, or a job's log, sees while a stage works.
 
-In: a title, a total, and calls of `advance`. Out: standard error; standard output stays for results.
-What always holds: a pipe gets at most one line every few seconds and no control characters.
+In: a title, a total, and calls of `advance`; lines to say; a summary. Out: standard error, in the form chosen for this
+process: a bar on a terminal and plain lines when piped (`auto`), nothing but errors (`quiet`), or a JSON object a
+line (`json`). Standard output stays for results.
+What always holds: a pipe gets at most one line every few seconds (as JSON also one as a part ends) and no control
+characters; an error is told in every form.
 
 Example:
     with Progress("reading", total=4, unit="files") as progress:
         progress.advance(1, note="part-000.txt")
 """
 
+import json
 import os
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Literal, Self, TextIO
+
+Form = Literal["auto", "quiet", "json"]
 
 _SECONDS_BETWEEN_LINES = 5.0
+
+_form: Form = "auto"
+
+
+def choose_form(form: Form) -> None:
+    """How this process tells what it does, from here on."""
+    global _form
+    _form = form
 
 
 def say(line: str) -> None:
     """One line for the person who watches, on standard error."""
-    write(f"{line}\n")
+    if _form == "json":
+        _write_object({"note": line})
+    elif _form == "auto":
+        write(f"{line}\n")
+
+
+def complain(line: str) -> None:
+    """An error's one line, on standard error, in every form."""
+    if _form == "json":
+        _write_object({"error": line})
+    else:
+        write(f"{line}\n")
+
+
+def summarise(lines: Iterable[str], facts: Mapping[str, Any]) -> None:
+    """What came of it: lines for a person, facts for a machine."""
+    if _form == "json":
+        _write_object({"summary": facts})
+    else:
+        for line in lines:
+            say(line)
+
+
+def _write_object(value: Mapping[str, Any]) -> None:
+    write(f"{json.dumps(value, ensure_ascii=False)}\n")
 
 
 def write(text: str) -> None:
@@ -52,48 +91,75 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """A count on its way to `total`."""
+    """A count on its way to `total`; whole numbers, or megabytes and the like with a fraction."""
 
-    def __init__(self, title: str, *, total: int, unit: str) -> None:
+    def __init__(self, title: str, *, total: float, unit: str) -> None:
         self._title, self._total, self._unit = title, total, unit
-        self._done = 0
+        self._done: float = 0
+        self._figures: dict[str, Any] = {}
         self._started = self._last_line = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if _form == "auto" and sys.stderr.isatty():
             from rich import progress as rich_progress
             from rich.console import Console
 
             self._bar = rich_progress.Progress(
                 rich_progress.TextColumn("{task.description:<12}"),
                 rich_progress.BarColumn(bar_width=30),
-                rich_progress.MofNCompleteColumn(),
-                rich_progress.TextColumn(self._unit),
+                rich_progress.TextColumn("{task.fields[done]}"),
                 rich_progress.TimeRemainingColumn(),
                 rich_progress.TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )
             self._bar.start()
-            self._task = self._bar.add_task(self._title, total=self._total, note="")
+            self._task = self._bar.add_task(self._title, total=self._total, done=self._counted(), note="")
         return self
 
-    def advance(self, count: int = 1, *, note: str = "") -> None:
-        """`count` more are done; `note` says something about the last of them."""
+    def advance(self, count: float = 1, *, note: str = "", **figures: Any) -> None:
+        """`count` more are done; `note` says something about them to a person, `figures` to a machine."""
         self._done += count
+        self._figures = figures
         if self._bar is not None:
-            self._bar.update(self._task, advance=count, note=note)
+            self._bar.update(self._task, advance=count, done=self._counted(), note=note)
             return
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = (now - self._started) / max(1, self._done) * (self._total - self._done)
-            line = f"{self._title}: {self._done}/{self._total} {self._unit}, {duration(left)} left  {note}"
-            say(line.rstrip())
+            if _form == "json":
+                self._write_figures()
+            else:
+                left = duration(self._seconds_left(now))
+                say(f"{self._title}: {self._counted()}, {left} left  {note}".rstrip())
+
+    def _seconds_left(self, now: float) -> float:
+        return (now - self._started) * max(0.0, self._total / self._done - 1) if self._done else 0.0
+
+    def _counted(self) -> str:
+        """`3/9 shards`, `1.5/35.2 MB`."""
+        shape = "{:,}" if isinstance(self._total, int) else "{:,.1f}"
+        return f"{shape.format(self._done)}/{shape.format(self._total)} {self._unit}"
+
+    def _write_figures(self) -> None:
+        now = time.monotonic()
+        _write_object(
+            {
+                "stage": self._title,
+                "done": round(self._done, 3),
+                "total": round(self._total, 3),
+                "unit": self._unit,
+                "seconds": round(now - self._started, 3),
+                "seconds_left": round(self._seconds_left(now), 3),
+                **self._figures,
+            }
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif _form == "json" and kind is None:
+            self._write_figures()

@@ -47,6 +47,11 @@ class MapTask:
     folder: str
     stem: str
 
+    @property
+    def bytes(self) -> int:
+        """About how many bytes are to be read."""
+        return sum(split.bytes for split in self.splits)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spill:

@@ -79,7 +79,7 @@ def reduce_left(
                 heapq.heappop(lowest)
             freeing.below(lowest[0][0] if lowest else HASHES)
             pairs += reduced.shard.pairs
-            progress.advance(note=f"{pairs:,} pairs")
+            progress.advance(note=f"{pairs:,} pairs", pairs=pairs)
     return [made[plan.name] for plan in plans]
 
 

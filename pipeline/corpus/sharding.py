@@ -44,7 +44,7 @@ from pipeline.corpus.work_folder import WorkFolder, is_finished, remove_leftover
 from pipeline.errors import InputError
 from pipeline.lineage import hash_json, library_versions
 from pipeline.processes import available_cores
-from pipeline.progress import say
+from pipeline.progress import say, summarise
 
 __all__ = ["ShardConfig", "run"]
 
@@ -97,8 +97,9 @@ def run(config: ShardConfig) -> Manifest:
         _remove_strays(config.output, manifest)
         write_manifest(config.output, manifest)
         work.finish()
-    for line in tally.summary(manifest, seconds=time.monotonic() - began, continued=work.resumed):
-        say(line)
+    seconds = time.monotonic() - began
+    lines = tally.summary(manifest, seconds=seconds, continued=work.resumed)
+    summarise(lines, tally.facts(manifest, seconds=seconds, continued=work.resumed))
     return manifest
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pipeline import storage
+from pipeline.corpus import tally
 from pipeline.corpus.mapper import MapTask, Spill, map_splits, read_spill
 from pipeline.corpus.merging import MergeTask, merge_plan, merge_runs, read_merged
 from pipeline.corpus.runs import Run
@@ -38,14 +39,14 @@ def map_bundles(tasks: Sequence[MapTask], run_all: RunAll, *, wanted_from: int) 
     left = [task for task in tasks if task.stem not in kept]
     if spills:
         say(f"continuing: {len(spills)} of {len(tasks)} bundles are tokenised already")
-    began, documents, size = time.monotonic(), 0, 0
-    with Progress("tokenising", total=len(left), unit="bundles") as progress:
+    sizes = {task.stem: task.bytes / 1e6 for task in left}
+    began, new = time.monotonic(), list[Spill]()
+    with Progress("tokenising", total=sum(sizes.values()), unit="MB") as progress:
         for spill in run_all(map_splits, left):
-            spills.append(spill)
-            documents += spill.fingerprint.documents
-            size += spill.fingerprint.bytes
-            rate = size / 1e6 / (time.monotonic() - began)
-            progress.advance(note=f"{documents:,} documents, {rate:.2f} MB/s")
+            new.append(spill)
+            note, figures = tally.mapped(new, time.monotonic() - began)
+            progress.advance(sizes[spill.stem], note=note, **figures)
+    spills += new
     return _sorted(spills)
 
 

@@ -106,6 +106,16 @@ def _balance_note(counts: PairCounts, reduced: Sequence[Reduced]) -> str | None:
     return f"{said}, and steering the other {counts.pairs - counts.forced:,} came no closer; give more text"
 
 
+def mapped(spills: Sequence[Spill], seconds: float) -> tuple[str, dict[str, Any]]:
+    """What map tasks came to so far, for a person and for a machine."""
+    documents = sum(spill.fingerprint.documents for spill in spills)
+    rate = sum(spill.fingerprint.bytes for spill in spills) / 1e6 / max(seconds, 1e-9)
+    dropped = {name: sum(getattr(spill, name) for spill in spills) for name in ("empty", "skipped")}
+    said = ", ".join(f"{count:,} {name}" for name, count in dropped.items() if count)
+    note = f"{documents:,} documents, {rate:.2f} MB/s{f'; dropped {said}' if said else ''}"
+    return note, {"documents": documents, "megabytes_per_second": round(rate, 3), "dropped": dropped}
+
+
 def check_known(spills: Sequence[Spill]) -> None:
     """Raise InputError where most tokens of the text are [UNK]."""
     share = unknown_share(spills)
@@ -179,6 +189,17 @@ def summary(manifest: Manifest, *, seconds: float, continued: bool) -> list[str]
     if note := marks_notice(counts["marks_lost"]):
         lines.append(f"casing     {note}")
     return lines
+
+
+def facts(manifest: Manifest, *, seconds: float, continued: bool) -> dict[str, Any]:
+    """The same for a machine."""
+    return {
+        "seconds": round(seconds, 3),
+        "continued": continued,
+        "corpus": manifest.corpus,
+        "counts": manifest.counts,
+        "shards": {split: len(manifest.of_split(split)) for split in SPLITS},
+    }
 
 
 def _copies(counts: dict[str, Any]) -> str:
