@@ -46,7 +46,7 @@ _LARGEST_READ = 4 << 20
 
 
 def piece_bytes(corpus_bytes: int) -> int:
-    """The bytes of a piece of a corpus of so many: a power of two, some hundredth of it, from 4 MB to 256 MB."""
+    """The bytes of a piece of a corpus of so many: a power of two up to a 256th of it, but 4 MB to 256 MB."""
     share = corpus_bytes // _PIECES
     return max(_LEAST_BYTES, min(_MOST_BYTES, 1 << max(0, share.bit_length() - 1)))
 

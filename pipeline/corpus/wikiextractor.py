@@ -1,8 +1,8 @@
 """wikiextractor's files → documents: what stands between `<doc id=… title=…>` and `</doc>`.
 
-In: a path, maybe a range of its bytes that ends behind articles, and the policy for what is no UTF-8. Out: a
-document an article. What always holds: every line of text
-is in a document, or the file is refused with the line's number, also where it ends inside one.
+In: a path, maybe a range of its bytes that begins and ends behind articles, and the policy for what is no UTF-8. Out:
+a document an article. What always holds: every line of text is in a document, or the file is refused with the line's
+number, also where it ends inside one.
 
 An article's first line repeats its title. It is no sentence of the text and is left out, as the well-known
 preparations of Wikipedia for BERT do; an article without text comes as an empty document. wikiextractor writes
