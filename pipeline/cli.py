@@ -123,6 +123,23 @@ def _corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="A document that is no UTF-8: refuse the corpus, put U+FFFD, or leave the document out.",
             ),
+            click.option(
+                "--filter",
+                "filters",
+                multiple=True,
+                metavar="NAME[=VALUE]",
+                help="Leave documents out that are shorter than length=N characters, have under letters=SHARE letters, "
+                "or over repeated-lines=SHARE lines or repeated-text=SHARE characters in lines that repeat an earlier "
+                "one; take urls or markup out of the text. May be given several times.",
+            ),
+            click.option(
+                "--redact",
+                "redactions",
+                multiple=True,
+                metavar="NAME[=REGEX]",
+                help="Put [NAME] for each email, phone or id-number, or for what a regular expression of your own "
+                "matches (Python's). May be given several times.",
+            ),
         )
     ):
         command = option(command)
@@ -142,10 +159,12 @@ _progress_option = click.option(
 
 def _read_options(settings: dict[str, Any]) -> Any:
     """The `ReadOptions` of `_corpus_options`, taken out of a command's `settings`."""
+    from pipeline.corpus.filters import FilterOptions
     from pipeline.corpus.readers import ReadOptions
 
+    filters = FilterOptions(filters=settings.pop("filters"), redactions=settings.pop("redactions"))
     names = ("sentences", "format", "text_key", "invalid_utf8")
-    return ReadOptions(**{name: settings.pop(name) for name in names})
+    return ReadOptions(filters=filters, **{name: settings.pop(name) for name in names})
 
 
 @main.command()

@@ -68,6 +68,19 @@ TABLE = [
     Row("vocab file:///tmp/a?b.txt -o OUT --size 200", "behind the ? of a URI stand options", VOCAB),
     Row("shard short.parquet -o OUT --vocab VOCAB", "short.parquet is no whole Parquet file", SHARD),
     Row("shard open_00 -o OUT --vocab VOCAB", "open_00", SHARD),
+    # What is left out of it.
+    Row(
+        "shard good.txt -o OUT --vocab VOCAB --filter lenght=9", "unknown filter 'lenght'; the nearest", SHARD
+    ),
+    Row("vocab good.txt -o OUT --size 200 --filter letters=60", "it must be a share, 0 to 1", VOCAB),
+    Row("vocab good.txt -o OUT --size 200 --filter length=9999", "the filters drop all 60 documents", VOCAB),
+    Row(
+        "shard good.txt -o OUT --vocab VOCAB --filter length=9999", "empty ones dropped, 60 by filters", SHARD
+    ),
+    Row("shard good.txt -o OUT --vocab VOCAB --redact emial", "the nearest known is email", SHARD),
+    Row("shard good.txt -o OUT --vocab VOCAB --redact 'mrn=(x'", "mrn can't be read: missing )", SHARD),
+    Row("vocab good.txt -o OUT --size 200 --redact 'mrn=x*'", "mrn matches the empty string", VOCAB),
+    Row("shard good.txt -o SHARDS --vocab SHARDS/vocab --filter urls", "filters: {'urls': True} here", SHARD),
     # The vocabulary.
     Row("vocab good.txt -o OUT --size 30000", "size is 30000; this corpus allows", VOCAB),
     Row("vocab good.txt -o OUT --size 5", "size is 5", VOCAB),

@@ -113,6 +113,11 @@ def document_hash(text: str) -> tuple[int, int]:
     return whole >> 64, whole & 0xFFFF_FFFF_FFFF_FFFF
 
 
+def utf8_length(text: str) -> int:
+    """Bytes of the text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 @dataclass(kw_only=True)
 class Fingerprint:
     """A corpus's identity, gathered document by document in any order.
@@ -128,7 +133,7 @@ class Fingerprint:
         """Count a document in; returns its hash."""
         high, low = document_hash(text)
         self.documents += 1
-        self.bytes += len(text) if text.isascii() else len(text.encode())
+        self.bytes += utf8_length(text)
         self.total = (self.total + (high << 64) + low) % _MODULUS
         return high, low
 

@@ -24,7 +24,7 @@ from pipeline.corpus.manifest import Manifest, read_manifest
 from pipeline.corpus.pairs import SPECIAL_TOKENS
 from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import SPLITS, read_block
-from pipeline.corpus.tally import dropped, text_read, unknown_note
+from pipeline.corpus.tally import dropped, filter_notes, text_read, unknown_note
 from pipeline.corpus.verification import verify
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError, RunFailed
@@ -166,6 +166,7 @@ def _text(report: dict[str, Any], pairs_wanted: int) -> str:
             f"{counts['documents']:,} documents ({dropped(counts)}), {counts['sentences']:,} sentences; "
             f"{text_read(corpus, counts)}; fingerprint {corpus['fingerprint']}",
         ),
+        *_filters(settings, counts),
         *_wrapped("made with", ", ".join(f"{name} {value}" for name, value in report["versions"].items())),
         "",
         *_table(report),
@@ -192,6 +193,20 @@ def _text(report: dict[str, Any], pairs_wanted: int) -> str:
         passed = f"verified: {verified['shards']} shards, {counts['pairs']:,} pairs, no problem"
         lines += ["", *(verified["problems"] or [passed])]
     return "\n".join(lines)
+
+
+def _filters(settings: dict[str, Any], counts: dict[str, Any]) -> list[str]:
+    """A line a filter, and one for each of its examples."""
+    lines: list[str] = []
+    # Both in the order in which filters are applied.
+    for said, found in zip(
+        filter_notes(settings, counts).items(), counts.get("filters", {}).values(), strict=True
+    ):
+        lines += _wrapped("filters" if not lines else "", f"{said[0]}: {said[1]}")
+        for example in found["examples"]:
+            value = f"{example['value']:g}: " if "value" in example else ""
+            lines += _wrapped("", f"– {value}{example['text']}", 14)
+    return lines
 
 
 def _pair_text(pair: dict[str, Any]) -> list[str]:

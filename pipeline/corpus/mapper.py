@@ -1,4 +1,4 @@
-"""Map: one bundle of the corpus's splits → its spill (read, hash, segment, tokenise, sort by hash).
+"""Map: one bundle of the corpus's splits → its spill (read, filter, hash, segment, tokenise, sort by hash).
 
 In: splits and a vocabulary. Out: runs of tokenised documents and a mark, `<stem>.json`, written last.
 What always holds: a spill with a mark is whole; memory is bounded by a run and the longest document; what is
@@ -21,6 +21,8 @@ import numpy as np
 from pipeline import storage
 from pipeline.corpus.casing import Letters
 from pipeline.corpus.documents import Fingerprint
+from pipeline.corpus.filter_counts import FilterCounts, from_plain
+from pipeline.corpus.filters import Filtering, open_filtering
 from pipeline.corpus.readers import ReadOptions, read_documents
 from pipeline.corpus.runs import Run, Tokenised, read_runs
 from pipeline.corpus.sentences import segment
@@ -60,6 +62,8 @@ class Spill:
     tokens, unknown: of all documents, repeated ones too, and those of them that are [UNK]
     replaced, skipped: documents that were no UTF-8, by what was done about them
     letters: of the documents' beginnings by script, and those that lose a mark; where uncased
+    filters: what each filter did, where some are on; documents that they dropped are in no other count, but in the
+        fingerprint, which is that of what was read
     """
 
     stem: str
@@ -71,15 +75,20 @@ class Spill:
     replaced: int = 0
     skipped: int = 0
     letters: dict[str, tuple[int, int]] = field(default_factory=dict)
+    filters: dict[str, FilterCounts] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
 class _Seen:
-    """What is counted on the way from documents to batches; `letters` is None where the vocabulary is cased."""
+    """What is counted on the way from documents to batches.
+
+    letters is None where the vocabulary is cased, filtering where no filter is on.
+    """
 
     fingerprint: Fingerprint
     invalid: Counter[str]
     letters: Letters | None
+    filtering: Filtering | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,10 @@ def map_splits(task: MapTask) -> Spill:
     vocabulary = encoder.vocabulary
     writer = SpillWriter(task.folder, task.stem)
     seen = _Seen(
-        fingerprint=Fingerprint(), invalid=Counter(), letters=None if vocabulary.cased else Letters()
+        fingerprint=Fingerprint(),
+        invalid=Counter(),
+        letters=None if vocabulary.cased else Letters(),
+        filtering=open_filtering(task.read.filters),
     )
     rows = kept = tokens = unknown = 0
     for pending in _batches(task, seen):
@@ -115,6 +127,7 @@ def map_splits(task: MapTask) -> Spill:
         replaced=seen.invalid["replaced"],
         skipped=seen.invalid["skipped"],
         letters=seen.letters.counts if seen.letters is not None else {},
+        filters=seen.filtering.counts if seen.filtering is not None else {},
     )
     storage.write_json(os.path.join(task.folder, f"{task.stem}.json"), asdict(spill))
     return spill
@@ -133,6 +146,7 @@ def read_spill(folder: str, stem: str) -> Spill | None:
         runs=read_runs(mark["runs"]),
         fingerprint=Fingerprint(**mark["fingerprint"]),
         letters=letters,
+        filters=from_plain(mark.get("filters", {})),
         **counts,
     )
 
@@ -153,12 +167,19 @@ def _batches(task: MapTask, seen: _Seen) -> Iterator[_Pending]:
             seen.invalid[document.invalid] += 1
             if document.invalid == "skipped":
                 continue
+        # The corpus is known by what was read, a document by what filters leave of it.
+        identity = seen.fingerprint.add(document.text) if document.text else (0, 0)
+        if seen.filtering is not None and document.text:
+            kept = seen.filtering.take(document, identity)
+            if kept is None:
+                continue
+            document, identity = kept
         if seen.letters is not None:
             seen.letters.add(document.text)
         sentences = document.sentences
         if sentences is None:
             sentences = tuple(segment(document.text, task.language))
-        pending.hashes.append(seen.fingerprint.add(document.text) if document.text else (0, 0))
+        pending.hashes.append(identity)
         pending.sentence_counts.append(len(sentences))
         pending.sentences.extend(sentences)
         characters += len(document.text)

@@ -14,10 +14,11 @@ Example:
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from pipeline.corpus.documents import Document, document_hash, normalise, tidy
+from pipeline.corpus.filters import FilterOptions
 from pipeline.corpus.formats import Format, check_format
 from pipeline.corpus.json_lines import json_documents
 from pipeline.corpus.parquet_files import parquet_documents
@@ -58,6 +59,9 @@ class ReadOptions:
 
     invalid_utf8: Policy = "error"
     """What is done about a document that is no UTF-8: refused, U+FFFD for each broken sequence, or left out."""
+
+    filters: FilterOptions = field(default_factory=FilterOptions)
+    """What is left out of the documents, and which of them are; whoever reads them puts it to work (`filters`)."""
 
     def __post_init__(self) -> None:
         if self.sentences not in get_args(Sentences):

@@ -103,9 +103,9 @@ class ShardConfig:
     def settings(self) -> dict[str, Any]:
         """What decides the shards beside the corpus's and the vocabulary's content."""
         # What `format` decided are the files' kinds, which are looked at beside their content.
-        apart = ("corpus", "output", "vocab", "vocab_size", "cased", "workers", "read", "format")
+        apart = ("corpus", "output", "vocab", "vocab_size", "cased", "workers", "read", "format", "filters")
         everything = asdict(self) | asdict(self.read)
         chosen = {name: value for name, value in everything.items() if name not in apart}
         trained = {"size": self.vocab_size, "cased": bool(self.cased)} if self.vocab is None else None
         words = library_of(self.language) if self.words else None
-        return chosen | {"words": words, "trained_vocabulary": trained}
+        return chosen | {"words": words, "trained_vocabulary": trained} | self.read.filters.settings

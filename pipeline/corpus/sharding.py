@@ -235,6 +235,8 @@ def _refuse_few(counted: census.Census, spills: Sequence[Spill]) -> None:
     empty = sum(spill.empty for spill in spills)
     no_utf8 = sum(spill.skipped for spill in spills)
     skipped = f", {no_utf8} skipped as no UTF-8" if no_utf8 else ""
+    if filtered := sum(each.dropped for spill in spills for each in spill.filters.values()):
+        skipped += f", {filtered} by filters"
     raise InputError(
         f"the corpus holds {counted.documents} distinct documents with text ({counted.duplicates} "
         f"repetitions and {empty} empty ones dropped{skipped}); give two or more, with a blank line between "

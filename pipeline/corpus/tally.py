@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.corpus.casing import Letters, marks_notice
 from pipeline.corpus.documents import Fingerprint
+from pipeline.corpus.filter_counts import as_plain, describe, dropped_documents, merge_counts
 from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.mapper import Spill
 from pipeline.corpus.pairs import PairCounts
@@ -45,6 +46,7 @@ def tally(
     letters = Letters()
     for spill in spills:
         letters.merge(Letters(spill.letters))
+    filters = as_plain(merge_counts(spill.filters for spill in spills))
     came = sum(run.documents for spill in spills for run in spill.runs)
     counts = {
         **_counts(total, dupe_factor),
@@ -57,6 +59,7 @@ def tally(
         "unknown_share": unknown_share(spills),
         "balance": _balance_note(total, reduced),
         "splits": {split: _counts(side, dupe_factor) for split, side in sides.items() if side.pairs},
+        **({"filters": filters} if filters else {}),
     }
     return fingerprint.as_dict(), counts
 
@@ -151,7 +154,14 @@ def dropped(counts: dict[str, Any]) -> str:
         said += f", {skipped:,} skipped as no UTF-8"
     if replaced := counts.get("invalid_replaced", 0):
         said += f", {replaced:,} with U+FFFD for what was no UTF-8"
+    if filtered := dropped_documents(counts.get("filters", {})):
+        said += f", {filtered:,} dropped by filters"
     return said
+
+
+def filter_notes(settings: dict[str, Any], counts: dict[str, Any]) -> dict[str, str]:
+    """What each filter did, in a few words, by its name and limit; empty where none was on."""
+    return describe(counts.get("filters", {}), settings.get("filters", {}))
 
 
 def text_read(corpus: dict[str, Any], counts: dict[str, Any]) -> str:
@@ -181,6 +191,7 @@ def summary(manifest: Manifest, *, seconds: float, continued: bool) -> list[str]
         f"labels     {counts['random_share']:.2%} random-next ({counts['forced_share']:.1%} by force)",
         f"vocabulary {counts['unknown_share']:.2%} of tokens unknown",
         f"time       {duration(seconds)}, {rate}",
+        *(f"filter     {name}: {said}" for name, said in filter_notes(manifest.settings, counts).items()),
     ]
     if counts["balance"]:
         lines.append(f"balance    {counts['balance']}")

@@ -26,7 +26,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from pipeline import storage
 from pipeline.corpus.alphabet import choose_alphabet
 from pipeline.corpus.casing import Letters, marks_notice
-from pipeline.corpus.documents import Fingerprint
+from pipeline.corpus.documents import Fingerprint, utf8_length
+from pipeline.corpus.filter_counts import as_plain, describe
+from pipeline.corpus.filters import Filtering, open_filtering
 from pipeline.corpus.readers import ReadOptions, read_documents
 from pipeline.corpus.sources import refuse_overlap
 from pipeline.corpus.splits import Split, find_splits
@@ -118,7 +120,9 @@ class VocabConfig:
     def settings(self) -> dict[str, Any]:
         """What decides the result beside the corpus's content; where that lies does not."""
         elsewhere = ("corpus", "output", "read")
-        return {name: value for name, value in asdict(self).items() if name not in elsewhere}
+        chosen = {name: value for name, value in asdict(self).items() if name not in elsewhere}
+        # How the files are read shows in the corpus's fingerprint; what filters leave of it does not.
+        return chosen | self.read.filters.settings
 
 
 def run(config: VocabConfig) -> Vocabulary:
@@ -130,12 +134,20 @@ def run(config: VocabConfig) -> Vocabulary:
     refuse_overlap(config.corpus, config.output)
     _refuse_other(config, None)
     splits = find_splits(config.corpus, config.read.format, notice=say)
-    invalid = Counter[str]()
-    corpus, words, letters = _count_words(config, splits, invalid)
+    reading = _Reading(filtering=open_filtering(config.read.filters))
+    words, letters = _count_words(config, splits, reading)
+    corpus, invalid = reading.corpus, reading.invalid
+    filters = as_plain(reading.filtering.counts) if reading.filtering is not None else {}
     for what, count in sorted(invalid.items()):
         say(f"{what} as no UTF-8: {count:,} document{'s' if count > 1 else ''}")
     if not corpus.documents:
         raise InputError(f"the corpus {' '.join(config.corpus)} holds no text; name files that do")
+    if not reading.kept:
+        raise InputError(
+            f"the filters drop all {corpus.documents:,} documents of the corpus; ask for less with --filter"
+        )
+    for name, said in describe(filters, config.settings.get("filters", {})).items():
+        say(f"filter {name}: {said}")
     if found := _refuse_other(config, corpus):
         say(f"{config.output} holds this vocabulary already")
         return found
@@ -151,6 +163,7 @@ def run(config: VocabConfig) -> Vocabulary:
         "vocabulary": {"hash": vocabulary.hash, "size": vocabulary.size, "cased": vocabulary.cased},
         "alphabet": coverage,
         "versions": library_versions(),
+        **({"filters": filters} if filters else {}),
     }
     save_vocabulary(vocabulary, config.output, lineage)
     return vocabulary
@@ -192,38 +205,56 @@ def _refuse_other(config: VocabConfig, corpus: Fingerprint | None) -> Vocabulary
     return found
 
 
+@dataclass(kw_only=True)
+class _Reading:
+    """What is counted while the corpus is read; `kept`: documents that filters, where some are on, let through."""
+
+    filtering: Filtering | None
+    corpus: Fingerprint = field(default_factory=Fingerprint)
+    invalid: Counter[str] = field(default_factory=Counter)
+    kept: int = 0
+
+
 def _count_words(
-    config: VocabConfig, splits: Sequence[Split], invalid: Counter[str]
-) -> tuple[Fingerprint, Counter[str], Letters]:
-    """What the corpus is, its words, its letters; counts into `invalid` what was done about broken UTF-8."""
-    corpus, lengths, letters = Fingerprint(), Counter[int](), Letters()
+    config: VocabConfig, splits: Sequence[Split], reading: _Reading
+) -> tuple[Counter[str], Letters]:
+    """The words and the letters of what filters leave of the corpus; counts into `reading`."""
+    lengths, letters = Counter[int](), Letters()
     with RawCounts() as raw:
-        for text in _texts(config, splits, "reading", invalid):
-            before = corpus.bytes
-            high, _ = corpus.add(text)
+        for high, text in _texts(config, splits, "reading", reading):
             letters.add(text)
             if config.max_bytes is None:
                 raw.add(text)
             else:
-                lengths[_bin(high)] += corpus.bytes - before
-        if config.max_bytes is not None and corpus.documents:
+                lengths[_bin(high)] += utf8_length(text)
+        if config.max_bytes is not None and reading.kept:
             chosen = _lowest_bins(lengths, config.max_bytes)
-            sample = Fingerprint()
-            for text in _texts(config, splits, "counting", Counter()):
-                high, _ = sample.add(text)
+            again = _Reading(filtering=open_filtering(config.read.filters))
+            for high, text in _texts(config, splits, "counting", again):
                 if _bin(high) in chosen:
                     raw.add(text)
-        return corpus, bert_words(raw.sorted_items(), cased=config.cased), letters
+        return bert_words(raw.sorted_items(), cased=config.cased), letters
 
 
-def _texts(config: VocabConfig, splits: Sequence[Split], title: str, invalid: Counter[str]) -> Iterator[str]:
+def _texts(
+    config: VocabConfig, splits: Sequence[Split], title: str, reading: _Reading
+) -> Iterator[tuple[int, str]]:
+    """The upper half of each document's hash, and its text, both as filters leave it."""
     with Progress(title, total=len(splits), unit="splits") as progress:
         for split in splits:
             for document in read_documents(split, config.read):
                 if document.invalid is not None:
-                    invalid[document.invalid] += 1
-                if document.text:
-                    yield document.text
+                    reading.invalid[document.invalid] += 1
+                if not document.text:
+                    continue
+                identity = reading.corpus.add(document.text)
+                if reading.filtering is not None:
+                    kept = reading.filtering.take(document, identity)
+                    if kept is None:
+                        continue
+                    document, identity = kept
+                reading.kept += 1
+                yield identity[0], document.text
             progress.advance(note=split.path)
 
 
