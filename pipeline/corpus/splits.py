@@ -10,7 +10,7 @@ Example:
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from pipeline import storage
 from pipeline.corpus.compressed import bare_name
@@ -33,6 +33,9 @@ class Split:
     row_groups: tuple[int, int] | None = None
     """Parquet's row groups, first and one past the last; None for other files, which are read whole."""
 
+    source: str = field(default="", compare=False)
+    """The file, folder, glob or URI that named it, as the user wrote it."""
+
 
 def find_splits(
     specs: Sequence[str], format: Format = "auto", *, notice: Callable[[str], None] | None = None
@@ -52,11 +55,11 @@ def find_splits(
         first = min(left_out)
         many = f"{len(left_out):,} files" if len(left_out) > 1 else "a file"
         notice(f"left out: {many} of unknown kind, such as {first} (--format says what all files are)")
-    return [split for path, kind in found for split in _splits_of(path, kind)]
+    return [replace(split, source=spec) for path, kind, spec in found for split in _splits_of(path, kind)]
 
 
-def _unique(specs: Iterable[str], format: Format, left_out: set[str]) -> list[tuple[str, Kind]]:
-    found: dict[str, tuple[str, Kind]] = {}
+def _unique(specs: Iterable[str], format: Format, left_out: set[str]) -> list[tuple[str, Kind, str]]:
+    found: dict[str, tuple[str, Kind, str]] = {}
     for spec in specs:
         paths, chosen = _paths(spec)
         known = [(path, kind) for path in paths if (kind := recognise(path, format)) is not None]
@@ -72,7 +75,8 @@ def _unique(specs: Iterable[str], format: Format, left_out: set[str]) -> list[tu
             local = storage.local_path(path)
             place = path if local is None else os.path.realpath(local)
             # The least spelling wins, so that the order of the specs decides nothing.
-            found[place] = min(found.get(place, (path, kind)), (path, kind))
+            this = (path, kind, spec)
+            found[place] = min(found.get(place, this), this)
     return sorted(found.values())
 
 

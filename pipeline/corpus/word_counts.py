@@ -60,6 +60,7 @@ class RawCounts:
 
     def __init__(self, limit: int = RAW_LIMIT) -> None:
         self._limit = limit
+        self._most_characters = _RAW_CHARACTERS * limit // RAW_LIMIT
         self._counts: Counter[str] = Counter()
         self._characters = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -80,7 +81,7 @@ class RawCounts:
             chinese = not piece.isascii() and _CHINESE.search(piece)
             self._counts.update(_CHINESE_OR_OTHER.findall(piece) if chinese else piece.split())
             self._characters += len(piece)
-            if len(self._counts) > self._limit or self._characters > _RAW_CHARACTERS:
+            if len(self._counts) > self._limit or self._characters > self._most_characters:
                 self._spill()
 
     def sorted_items(self) -> Iterator[tuple[str, int]]:
@@ -141,26 +142,26 @@ def bert_words(items: Iterable[tuple[str, int]], *, cased: bool, limit: int = WO
     occurrences are spelled in several ways. As the items come sorted, what is lost depends on the corpus
     alone.
     """
-    split = _word_splitter(cased)
+    split = word_splitter(cased)
     words: Counter[str] = Counter()
     for string, count in items:
         for word in split(string):
-            words[word] += count
+            if len(word) <= MAX_WORD_CHARACTERS:
+                words[word] += count
         if len(words) > 2 * limit:
             words = _most_frequent(words, limit)
     return _most_frequent(words, limit) if len(words) > limit else words
 
 
-def _word_splitter(cased: bool) -> Callable[[str], list[str]]:
+def word_splitter(cased: bool) -> Callable[[str], list[str]]:
+    """What cuts a string between white space into BERT's words, normalised, however long they are."""
     normalise = BertNormalizer(lowercase=not cased).normalize_str
     pre_tokenize = BertPreTokenizer().pre_tokenize_str
 
     def split(string: str) -> list[str]:
         if string.isascii() and string.isalnum():  # most occurrences, and a tenth of the time
-            words = [string if cased else string.lower()]
-        else:
-            words = [word for word, _ in pre_tokenize(normalise(string))]
-        return [word for word in words if len(word) <= MAX_WORD_CHARACTERS]
+            return [string if cased else string.lower()]
+        return [word for word, _ in pre_tokenize(normalise(string))]
 
     return split
 

@@ -22,7 +22,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from pipeline import storage
-from pipeline.corpus import vocab, word_counts
+from pipeline.corpus import vocab, vocab_training, word_counts
 from pipeline.corpus.documents import canonical, document_hash
 from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.tokens import encode_sentences
@@ -430,5 +430,5 @@ def test_past_the_limit_the_rarest_words_go_whatever_the_order(tmp_path: Path) -
 
 def test_counts_beyond_the_trainers_32_bits_are_scaled() -> None:
     items = [("the", 6_000_000_000), ("cat", 4_000_000_000), ("typo", 3)]
-    assert vocab._scaled(items, 100) == ([("the", 120_000_000), ("cat", 80_000_000)], 2)
-    assert vocab._scaled([("the", 60)], 2) == ([("the", 60)], 2)
+    assert vocab_training.scaled(items, 100) == ([("the", 120_000_000), ("cat", 80_000_000)], 2)
+    assert vocab_training.scaled([("the", 60)], 2) == ([("the", 60)], 2)
