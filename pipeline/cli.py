@@ -170,15 +170,30 @@ def _read_options(settings: dict[str, Any]) -> Any:
 @main.command()
 @_corpus_options
 @_progress_option
-@click.option("-o", "--output", required=True, help="The vocabulary folder to make.")
+@click.option("-o", "--output", help="The vocabulary folder to make.")
+@click.option(
+    "--extend",
+    metavar="VOCAB",
+    help="Fit this vocabulary to CORPUS instead: its [unusedN] slots are filled, then pieces appended up to --size "
+    "(default: its own size). Its ids stay.",
+)
+@click.option(
+    "--report",
+    metavar="VOCAB",
+    help="Make nothing: show how well this vocabulary covers CORPUS, by source and script.",
+)
 @click.option("--size", default=30522, show_default=True, help="Tokens, special ones included.")
 @click.option("--cased/--uncased", default=False, show_default=True, help="Keep case and accents.")
 @click.option(
-    "--min-frequency", default=2, show_default=True, help="How often a pair must occur to be merged."
+    "--min-frequency",
+    default=2,
+    show_default=True,
+    help="How often a pair must occur to be merged; with --extend also what a piece must save.",
 )
 @click.option(
     "--unused", default=99, show_default=True, help="[unusedN] slots; 99 gives Google's special ids."
 )
+@click.option("--workers", type=int, help="Processes (default: one a core); changes no byte.")
 @click.option("--max-bytes", type=int, help="Train on about so many bytes of text, an even sample.")
 @click.option(
     "--coverage",
@@ -187,13 +202,68 @@ def _read_options(settings: dict[str, Any]) -> Any:
     help="Share of all characters that the alphabet covers at least; the 1,000 most frequent stay in any case.",
 )
 @click.option("--limit-alphabet", type=int, help="Keep the so many most frequent characters instead.")
-def vocab(corpus: tuple[str, ...], output: str, **settings: Any) -> None:
-    """Train a WordPiece vocabulary on CORPUS: vocab.txt and tokenizer.json."""
-    from pipeline.corpus.vocab import VocabConfig, run
+@click.option("--json", "as_json", is_flag=True, help="With --report: for a machine.")
+@click.pass_context
+def vocab(
+    context: click.Context,
+    corpus: tuple[str, ...],
+    output: str | None,
+    extend: str | None,
+    report: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Train a WordPiece vocabulary on CORPUS: vocab.txt and tokenizer.json.
 
+    A hundredth of the documents is held out, where these are enough, and how well the vocabulary covers them is
+    shown at the end.
+    """
     read = _read_options(settings)
-    vocabulary = run(VocabConfig(corpus=corpus, output=output, read=read, **settings))
+    if report is not None:
+        given = _given(
+            context,
+            "report",
+            "nothing is made",
+            ("cased", "workers"),
+            settings | {"output": output, "extend": extend},
+        )
+        from pipeline.corpus.vocab_report import ReportConfig
+        from pipeline.corpus.vocab_report import run as run_report
+
+        run_report(ReportConfig(corpus=corpus, vocabulary=report, json=as_json, read=read, **given))
+        return
+    if output is None:
+        raise click.UsageError("Missing option '-o' / '--output'.", context)
+    if as_json:
+        raise click.UsageError("--json goes with --report", context)
+    if extend is not None:
+        why = "the old vocabulary has its slots and characters, and others are added by what they save"
+        given = _given(
+            context, "extend", why, ("size", "cased", "min_frequency", "max_bytes", "workers"), settings
+        )
+        from pipeline.corpus.extension import ExtendConfig
+        from pipeline.corpus.extension import run as run_extend
+
+        vocabulary = run_extend(
+            ExtendConfig(corpus=corpus, vocabulary=extend, output=output, read=read, **given)
+        )
+    else:
+        from pipeline.corpus.vocab import VocabConfig, run
+
+        vocabulary = run(VocabConfig(corpus=corpus, output=output, read=read, **settings))
     click.echo(f"{output}: {vocabulary.size} tokens, {'cased' if vocabulary.cased else 'uncased'}")
+
+
+def _given(
+    context: click.Context, option: str, why: str, allowed: tuple[str, ...], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Those of `settings` that the command line gives; refuses what doesn't go with `option`, and says `why`."""
+    default = click.core.ParameterSource.DEFAULT
+    given = {name: settings[name] for name in settings if context.get_parameter_source(name) is not default}
+    for name in given:
+        if name not in allowed:
+            raise click.UsageError(f"--{name.replace('_', '-')} does not go with --{option}: {why}", context)
+    return given
 
 
 @main.command()

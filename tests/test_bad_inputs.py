@@ -20,6 +20,8 @@ from pipeline.training.world import local_devices
 from workshop import bad_inputs
 
 VOCAB = "vocab good.txt -o OUT --size 200"
+EXTEND = "vocab good.txt -o OUT --extend VOCAB"
+REPORT = "vocab good.txt --report VOCAB"
 SHARD = "shard good.txt -o OUT --vocab VOCAB"
 INSPECT = "inspect SHARDS"
 VERIFY = "inspect SHARDS --verify"
@@ -28,7 +30,7 @@ RESUME = "pretrain good.yaml run=TRAINED"
 EVALUATE = "evaluate CHECKPOINT --shards SHARDS --sequences 16"
 CONVERT = "convert CHECKPOINT -o OUT"
 PLAN = "doctor --recipe good.yaml --gpus 4x80GB"
-CONTROLS = (VOCAB, SHARD, INSPECT, VERIFY, PRETRAIN, RESUME, EVALUATE, CONVERT, PLAN)
+CONTROLS = (VOCAB, EXTEND, REPORT, SHARD, INSPECT, VERIFY, PRETRAIN, RESUME, EVALUATE, CONVERT, PLAN)
 
 
 class Row(NamedTuple):
@@ -91,6 +93,21 @@ TABLE = [
     Row("vocab good.txt -o VOCAB --size 200", "VOCAB holds a vocab.txt of unknown origin", VOCAB),
     Row("vocab good.txt -o READONLY/OUT --size 200", "READONLY", VOCAB),
     Row("vocab good.txt -o OUT --sise 200", "No such option '--sise'", VOCAB),
+    Row("vocab good.txt --size 200", "Missing option '-o' / '--output'", VOCAB),
+    Row("vocab good.txt -o OUT --size 200 --json", "--json goes with --report", VOCAB),
+    Row("vocab good.txt -o OUT --extend NOWHERE", "NOWHERE does not exist", EXTEND),
+    Row("vocab good.txt -o OUT --extend NOMASK", "no [MASK]", EXTEND),
+    Row("vocab good.txt -o OUT --extend VOCAB --size 200", "VOCAB has 2000 tokens, which keep", EXTEND),
+    Row("vocab good.txt -o OUT --extend VOCAB --size 30000", "size is 30000; this corpus allows", EXTEND),
+    Row("vocab good.txt -o OUT --extend VOCAB --unused 9", "--unused does not go with --extend", EXTEND),
+    Row("vocab good.txt -o OUT --extend VOCAB --min-frequency 999", "covers this corpus as it is", EXTEND),
+    Row("vocab good.txt -o OUT --extend SHARDS/vocab --cased", "leave the casing out", EXTEND),
+    Row("vocab good.txt -o VOCAB --extend VOCAB", "VOCAB holds a vocab.txt of unknown origin", EXTEND),
+    Row("vocab good.txt --report NOWHERE", "NOWHERE does not exist", REPORT),
+    Row("vocab empty.txt --report VOCAB", "holds no text", REPORT),
+    Row("vocab good.txt --report VOCAB -o OUT", "--output does not go with --report", REPORT),
+    Row("vocab good.txt --report VOCAB --extend VOCAB", "--extend does not go with --report", REPORT),
+    Row("vocab good.txt --report VOCAB --size 200", "--size does not go with --report", REPORT),
     # Shards.
     Row("shard good.txt -o OUT --vocab NOWHERE", "NOWHERE does not exist", SHARD),
     Row("shard good.txt -o OUT --vocab NOMASK", "no [MASK]", SHARD),

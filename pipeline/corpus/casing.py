@@ -1,7 +1,7 @@
 """What text loses where it is read uncased: marks on letters.
 
-In: beginnings of documents. Out: by script, how many letters they hold and how many of these lose a mark. What
-always holds: the counts depend on the documents alone, and add up.
+In: beginnings of documents. Out: by script, how many letters they hold and how many of these lose a mark; of one
+document, its script. What always holds: the counts depend on the documents alone, and add up.
 
 BERT's uncased normaliser takes every text apart (NFD) and drops its marks: é becomes e, as Devlin et al. meant,
 but the same step drops Hindi's vowel signs (किताब becomes कताब), turns Japanese が into か, and takes the tones off
@@ -68,6 +68,14 @@ class Letters:
             for script, (letters, lost) in sorted(self.counts.items())
             if letters > _LEAST_SHARE * total and lost > _MANY_LOST * letters
         }
+
+
+def script_of(text: str) -> str:
+    """The script of most letters in a document's beginning (ties: the first by name); `none` without letters."""
+    letters = Letters()
+    letters.add(text)
+    found = [(-count, script) for script, (count, _) in letters.counts.items() if count]
+    return min(found)[1] if found else "none"
 
 
 @lru_cache(maxsize=1 << 16)

@@ -14,11 +14,12 @@ import shutil
 # Measured on English, Chinese, Korean, Hindi and German with vocabularies of 8,192 to 30,522 tokens: 0.4 to 0.7 bytes
 # a byte of text in each. Twice that with token ids of four bytes.
 _PER_TEXT_BYTE = 0.65
+_WORTH_TELLING = 10e6  # bytes
 _FREED_IN = 8  # parts in which a large corpus's spills are removed (`runs`)
 
 
-def disk_notice(output: str, text_bytes: int, *, copies: int, wide: bool) -> str:
-    """What will be written, what is free, and what to do where that may not be enough.
+def disk_notice(output: str, text_bytes: int, *, copies: int, wide: bool) -> str | None:
+    """What will be written, what is free, and what to do where that may not be enough; None where it is little.
 
     text_bytes: of all documents
     copies: sets of pairs that each gives
@@ -29,7 +30,7 @@ def disk_notice(output: str, text_bytes: int, *, copies: int, wide: bool) -> str
     free = shutil.disk_usage(_existing(output)).free
     said = f"about {_size(spills)} of spills, removed as they become {_size(shards)} of shards; {_size(free)} free"
     if max(spills, shards) + spills / _FREED_IN <= free:
-        return said
+        return said if spills >= _WORTH_TELLING else None
     return f"{said}, which may not be enough: a full disk loses nothing, but name an output with more room"
 
 

@@ -84,7 +84,8 @@ def run(config: ShardConfig) -> Manifest:
             say(notice)
         if not work.resumed:
             text_bytes, wide = expected_text_bytes(splits, config.read), vocabulary.size > 1 << 16
-            say(disk_notice(config.output, text_bytes, copies=config.dupe_factor, wide=wide))
+            if notice := disk_notice(config.output, text_bytes, copies=config.dupe_factor, wide=wide):
+                say(notice)
         tasks = _map_tasks(config, work.path, vocabulary, sources.stems(bundles, found))
         maker = _maker(config, work.path, vocabulary, tasks)
         with open_executor(workers) as executor:

@@ -14,7 +14,7 @@ Example:
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 
@@ -44,6 +44,9 @@ class Split:
     byte_range: ByteRange | None = None
     """The range of a large file's bytes; None where the file is read whole, and for Parquet."""
 
+    source: str = field(default="", compare=False)
+    """The file, folder, glob or URI that named it, as the user wrote it."""
+
 
 def find_splits(
     specs: Sequence[str], format: Format = "auto", *, notice: Callable[[str], None] | None = None
@@ -63,14 +66,18 @@ def find_splits(
         first = min(left_out)
         many = f"{len(left_out):,} files" if len(left_out) > 1 else "a file"
         notice(f"left out: {many} of unknown kind, such as {first} (--format says what all files are)")
-    sizes = in_threads(_file_bytes, [path for path, _ in found])
-    files = [(path, kind, size) for (path, kind), size in zip(found, sizes, strict=True)]
+    sizes = in_threads(_file_bytes, [path for path, _, _ in found])
+    files = [(path, kind, size) for (path, kind, _), size in zip(found, sizes, strict=True)]
     in_pieces = in_threads(partial(_splits_of, piece=piece_bytes(sum(sizes))), files)
-    return [split for splits in in_pieces for split in splits]
+    return [
+        replace(split, source=spec)
+        for (_, _, spec), splits in zip(found, in_pieces, strict=True)
+        for split in splits
+    ]
 
 
-def _unique(specs: Iterable[str], format: Format, left_out: set[str]) -> list[tuple[str, Kind]]:
-    found: dict[str, tuple[str, Kind]] = {}
+def _unique(specs: Iterable[str], format: Format, left_out: set[str]) -> list[tuple[str, Kind, str]]:
+    found: dict[str, tuple[str, Kind, str]] = {}
     for spec in specs:
         paths, chosen = _paths(spec)
         kinds = in_threads(partial(recognise, format=format), paths)
@@ -87,7 +94,8 @@ def _unique(specs: Iterable[str], format: Format, left_out: set[str]) -> list[tu
             local = storage.local_path(path)
             place = path if local is None else os.path.realpath(local)
             # The least spelling wins, so that the order of the specs decides nothing.
-            found[place] = min(found.get(place, (path, kind)), (path, kind))
+            this = (path, kind, spec)
+            found[place] = min(found.get(place, this), this)
     return sorted(found.values())
 
 

@@ -64,6 +64,11 @@ class Vocabulary:
         return tuple(i for i, t in enumerate(self.tokens) if t in SPECIALS or _UNUSED.fullmatch(t))
 
     @cached_property
+    def unused_ids(self) -> tuple[int, ...]:
+        """Ids of the [unusedN] tokens, places for pieces added later, ascending."""
+        return tuple(i for i, t in enumerate(self.tokens) if _UNUSED.fullmatch(t))
+
+    @cached_property
     def continuing_ids(self) -> tuple[int, ...]:
         """Ids of the `##` pieces, which continue the word before them."""
         return tuple(i for i, t in enumerate(self.tokens) if t.startswith("##") and t != "##")

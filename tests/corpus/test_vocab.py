@@ -22,7 +22,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from pipeline import storage
-from pipeline.corpus import vocab, word_counts
+from pipeline.corpus import vocab, vocab_training, word_counts
 from pipeline.corpus.documents import canonical, document_hash, tidy
 from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.text_files import stripped_lines
@@ -387,13 +387,20 @@ def test_word_counts_are_those_of_bert_on_the_whole_text(text: str, cased: bool,
         assert bert_words(raw.sorted_items(), cased=cased) == counts_of_whole_text(text, cased=cased)
 
 
-def test_word_counts_on_disk_are_those_in_memory(tmp_path: Path) -> None:
-    with RawCounts() as memory, RawCounts(limit=50) as disk:
+def test_word_counts_on_disk_or_merged_are_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_counts, "_SLICE_CHARACTERS", 200)
+    monkeypatch.setattr(word_counts, "_MERGED_WORDS", 7)
+    with RawCounts() as memory, RawCounts(limit=50) as disk, RawCounts(limit=90) as merged:
         for document in DOCUMENTS:
             memory.add(document)
             disk.add(document)
         assert len(disk._runs) > 10
         assert list(disk.sorted_items()) == list(memory.sorted_items())
+        for _ in range(2):
+            merged.merge(*disk.items())
+            merged.merge(*memory.items())
+        quadrupled = [(word, 4 * count) for word, count in memory.sorted_items()]
+        assert list(merged.sorted_items()) == quadrupled
         folder = disk._folder
     assert folder is not None
     assert not os.path.exists(folder.name)
@@ -406,8 +413,9 @@ def test_a_full_temporary_folder_is_one_line_that_names_it_and_tmpdir(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path if there else tmp_path / "gone"))
     monkeypatch.setattr(word_counts, "open", _refuse, raising=False)
     with RawCounts(limit=1) as raw:
+        raw.add("one two")
         with pytest.raises(RunFailed, match=f"cannot write {tmp_path}.*TMPDIR") as failed:
-            raw.add("one two")
+            list(raw.sorted_items())
         assert "\n" not in str(failed.value)
 
 
@@ -429,5 +437,5 @@ def test_past_the_limit_the_rarest_words_go_whatever_the_order(tmp_path: Path) -
 
 def test_counts_beyond_the_trainers_32_bits_are_scaled() -> None:
     items = [("the", 6_000_000_000), ("cat", 4_000_000_000), ("typo", 3)]
-    assert vocab._scaled(items, 100) == ([("the", 120_000_000), ("cat", 80_000_000)], 2)
-    assert vocab._scaled([("the", 60)], 2) == ([("the", 60)], 2)
+    assert vocab_training.scaled(items, 100) == ([("the", 120_000_000), ("cat", 80_000_000)], 2)
+    assert vocab_training.scaled([("the", 60)], 2) == ([("the", 60)], 2)
