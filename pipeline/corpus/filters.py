@@ -34,8 +34,8 @@ from pipeline.corpus.redaction import Redaction, parse_redactions, redact
 from pipeline.corpus.urls import strip_urls
 from pipeline.errors import InputError
 
-# Rounds of redaction and stripping. A second finds nothing but in text that was made to defeat it; redaction has the
-# last word in any case.
+# Rounds of redaction and stripping. A second sees what tags hid, a third finds nothing but in text that was made to
+# defeat it; redaction has the last word in any case.
 _ROUNDS = 8
 
 Identity = tuple[int, int]

@@ -29,8 +29,11 @@ from pipeline.corpus.vocab_training import train
 
 # On 35 MB of English, places for 994 and for 10,000: more candidates save nothing more.
 _CANDIDATES_A_PLACE = 4
-# The most frequent; rarer ones gain no place. 35 MB of English have 95,000 that Google's vocabulary doesn't know whole.
-_MOST_WORDS = 300_000
+# Of the words looked at, the most frequent; rarer ones gain no place. The 95,000 words in 35 MB of English that
+# Google's vocabulary doesn't know whole have 800,000.
+_MOST_CHARACTERS = 1_500_000
+_LONGEST = 32  # characters of a piece to add; where nobody writes spaces, words go on and on
+_SHORT = 4  # pieces of a word that is cut from its beginning as fast as from the piece that goes
 _UNKNOWN = 10  # pieces that an [UNK] is as bad as
 
 
@@ -49,16 +52,26 @@ def choose_pieces(
     words: counts of words that are none of `known`
     least_gain: what a piece has to save; also how often its parts have to stand beside each other
     """
-    if len(words) > _MOST_WORDS:
-        words = dict(heapq.nsmallest(_MOST_WORDS, words.items(), key=lambda item: (-item[1], item[0])))
+    words = _most_frequent(words)
     characters: Counter[str] = Counter()
     for word, count in words.items():
         for form in _forms(word) - known:
             characters[form] += _UNKNOWN * count
     candidates = _trained(words, _CANDIDATES_A_PLACE * places, least_gain)
     candidates |= {word for word, count in words.items() if count >= least_gain}
-    candidates -= known | characters.keys()
+    candidates = {piece for piece in candidates if len(piece) <= _LONGEST} - known - characters.keys()
     return _Elimination(words, known, candidates, characters).run(places, least_gain)
+
+
+def _most_frequent(words: Mapping[str, int]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    characters = 0
+    for word, count in sorted(words.items(), key=lambda item: (-item[1], item[0])):
+        characters += len(word)
+        if characters > _MOST_CHARACTERS:
+            break
+        found[word] = count
+    return found
 
 
 def _forms(word: str) -> set[str]:
@@ -77,7 +90,8 @@ def _trained(words: Mapping[str, int], number: int, min_frequency: int) -> set[s
 class _Elimination:
     """Added pieces, what each saves, and who uses it, kept up while the least useful ones are dropped.
 
-    For each word, `_saved` has what each added piece of its cut saves there: how much dearer the word gets without it.
+    For each word, `_cuts` has its pieces, as far as it can be cut, `_costs` what it costs once, and `_saved` what each
+    added piece of its cut saves on all its occurrences.
     """
 
     def __init__(
@@ -90,15 +104,16 @@ class _Elimination:
         self._words = sorted(words.items())
         self._characters = characters
         self._added = {*candidates, *characters}
-        self._pieces = {*known, *self._added}
+        self._pieces = {piece: piece for piece in (*known, *self._added)}  # so that each is held once
         self._longest = max(map(len, self._pieces), default=0)
         self._gains = dict.fromkeys(candidates, 0) | dict(characters)
         self._users: defaultdict[str, set[int]] = defaultdict(set)
+        self._cuts: list[tuple[str, ...]] = [()] * len(self._words)
         self._costs = [0] * len(self._words)
         self._saved: list[dict[str, int]] = [{} for _ in self._words]
+        self._heap: list[tuple[int, int, str]] = []
         for index in range(len(self._words)):
             self._cut_anew(index)
-        self._heap: list[tuple[int, int, str]] = []
 
     def run(self, places: int, least_gain: int) -> list[Piece]:
         """Drop until the pieces fit into `places` and each saves `least_gain`."""
@@ -127,36 +142,65 @@ class _Elimination:
         # Of pieces that save the same the longer goes: the shorter serves more of the words to come.
         return self._gains[piece], -len(piece), piece
 
-    def _cut(self, word: str) -> tuple[list[str], int]:
-        """A word's pieces, as far as it can be cut, and what it costs: their number, or that of an [UNK]."""
+    def _next(self, word: str, start: int) -> str | None:
+        """The longest piece that a word goes on with."""
+        for end in range(min(len(word), start + self._longest), start, -1):
+            piece = self._pieces.get(f"##{word[start:end]}" if start else word[:end])
+            if piece is not None:
+                return piece
+        return None
+
+    def _cut(self, word: str) -> tuple[tuple[str, ...], int]:
+        """A word's pieces, as far as it can be cut, and its cost: their number, or more than any if it can't."""
         found: list[str] = []
         start, length = 0, len(word)
         while start < length:
-            for end in range(min(length, start + self._longest), start, -1):
-                piece = f"##{word[start:end]}" if start else word[:end]
-                if piece in self._pieces:
-                    break
-            else:
-                return found, length + _UNKNOWN
+            piece = self._next(word, start)
+            if piece is None:
+                return tuple(found), length + _UNKNOWN
             found.append(piece)
-            start = end
-        return found, len(found)
+            start += _length(piece, start)
+        return tuple(found), len(found)
 
     def _saves(self, piece: str, index: int) -> int:
-        """What the piece saves in a word that uses it."""
+        """What a piece saves in a word that uses it."""
         word, count = self._words[index]
-        self._pieces.remove(piece)
-        without = self._cut(word)[1]
-        self._pieces.add(piece)
-        return count * (without - self._costs[index])
+        cut, cost = self._cuts[index], self._costs[index]
+        afresh = len(cut) <= _SHORT or cost > len(word)  # or an [UNK], whose cut is none
+        del self._pieces[piece]
+        dearer = self._cut(word)[1] - cost if afresh else self._dearer(piece, word, cut)
+        self._pieces[piece] = piece
+        return count * dearer
+
+    def _dearer(self, piece: str, word: str, cut: Iterable[str]) -> int:
+        """What a word costs more since the piece is gone; it is cut anew only until the old cut is met again."""
+        old: dict[int, str] = {}
+        start = 0
+        for each in cut:
+            old[start] = each
+            start += _length(each, start)
+        difference = at = 0
+        for start in (start for start, each in old.items() if each == piece):
+            if start < at:
+                continue  # cut anew already
+            at = start
+            while at < len(word) and old.get(at) in (None, piece):
+                found = self._next(word, at)
+                if found is None:
+                    return len(word) + _UNKNOWN - len(old)
+                difference += 1
+                at += _length(found, at)
+            difference -= sum(start <= each < at for each in old)
+        return difference
 
     def _cut_anew(self, index: int) -> Iterable[str]:
         """Cut a word with the pieces that there are now; returns the added ones whose gain it changes."""
-        pieces, self._costs[index] = self._cut(self._words[index][0])
+        cut, self._costs[index] = self._cut(self._words[index][0])
+        self._cuts[index] = cut
         before = self._saved[index]
         self._saved[index] = after = {
             piece: 0 if piece in self._characters else self._saves(piece, index)
-            for piece in self._added.intersection(pieces)
+            for piece in self._added.intersection(cut)
         }
         for piece in before.keys() - after.keys():
             self._users[piece].discard(index)
@@ -180,9 +224,14 @@ class _Elimination:
 
     def _drop(self, piece: str) -> None:
         self._added.remove(piece)
-        self._pieces.remove(piece)
+        del self._pieces[piece]
         changed: set[str] = set()
         for index in self._users.pop(piece, set()):
             changed.update(self._cut_anew(index))
         for other in changed & self._added:
             heapq.heappush(self._heap, self._entry(other))
+
+
+def _length(piece: str, start: int) -> int:
+    """Characters of the word that a piece which begins at `start` takes."""
+    return len(piece) - 2 if start else len(piece)

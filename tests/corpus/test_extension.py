@@ -363,11 +363,18 @@ def test_added_pieces_shorten_the_text_and_make_no_word_unknown(
             assert cut(word, new) is not None
 
 
-@given(counts=st.dictionaries(few_letters, st.integers(1, 20), min_size=1, max_size=12))
-def test_a_pieces_gain_is_what_the_text_costs_more_without_it(counts: Mapping[str, int]) -> None:
+@given(
+    counts=st.dictionaries(
+        st.text(st.sampled_from("abcd"), max_size=20, min_size=1), st.integers(1, 20), min_size=1
+    ),
+    short=st.sampled_from([0, 4]),
+)
+def test_a_pieces_gain_is_what_the_text_costs_more_without_it(counts: Mapping[str, int], short: int) -> None:
     known = closed("a", "b", "c", "d")
     words = {word: count for word, count in counts.items() if word not in known}
-    chosen = choose_pieces(words, known, places=4, least_gain=1) if words else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(piece_choice, "_SHORT", short)
+        chosen = choose_pieces(words, known, places=6, least_gain=1) if words else []
     new = known | {piece.token for piece in chosen}
 
     def length(word: str, pieces: frozenset[str]) -> int:
@@ -393,10 +400,17 @@ def test_an_occurrence_of_a_missing_character_counts_as_ten_pieces() -> None:
 
 
 def test_more_words_than_are_looked_at_leave_the_most_frequent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(piece_choice, "_MOST_WORDS", 2)
+    monkeypatch.setattr(piece_choice, "_MOST_CHARACTERS", 8)
     words = Counter({"aab": 5, "abb": 7, "bab": 9})
     chosen = choose_pieces(words, closed("a", "b"), places=9, least_gain=1)
     assert [piece.token for piece in chosen] == ["bab", "abb"]
+
+
+def test_no_piece_is_added_that_is_as_long_as_a_line_without_spaces() -> None:
+    words = {"ab" * 16: 9, "ab" * 17: 9}
+    chosen = [piece.token for piece in choose_pieces(words, closed("a", "b"), places=99, least_gain=1)]
+    assert "ab" * 16 in chosen
+    assert max(map(len, chosen)) == 32
 
 
 def test_googles_vocabulary_learns_german(shared_data: Path, tmp_path: Path) -> None:
