@@ -297,12 +297,23 @@ def _given(
 @click.option("--workers", type=int, help="Processes (default: one a core); changes no byte.")
 @click.option("--validation-fraction", default=0.01, show_default=True, help="Share of documents held out.")
 @click.option("--seed", default=1, show_default=True)
-def shard(corpus: tuple[str, ...], output: str, **settings: Any) -> None:
+@click.option(
+    "--append",
+    is_flag=True,
+    help="Add CORPUS to the finished shards in OUTPUT, with their vocabulary: further tars, without documents that are "
+    "there.",
+)
+def shard(corpus: tuple[str, ...], output: str, append: bool, **settings: Any) -> None:
     """Turn CORPUS into sentence-pair WebDataset tars, index.arrow and manifest.json."""
-    from pipeline.corpus.sharding import ShardConfig, run
+    from pipeline.corpus.shard_config import ShardConfig
 
     read = _read_options(settings)
-    run(ShardConfig(corpus=corpus, output=output, read=read, **settings))
+    config = ShardConfig(corpus=corpus, output=output, read=read, **settings)
+    if append:
+        from pipeline.corpus.appending import run
+    else:
+        from pipeline.corpus.sharding import run
+    run(config)
 
 
 @main.command()

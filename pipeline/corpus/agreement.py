@@ -31,8 +31,13 @@ def check_plan(
     given: Vocabulary | None,
     files: dict[str, Any],
     versions: dict[str, str],
+    *,
+    adding: bool = False,
 ) -> None:
-    """Write down in the work folder what is being made, or refuse to continue something else."""
+    """Write down in the work folder what is being made, or refuse to continue something else.
+
+    adding: whether it is added to finished shards
+    """
     path = os.path.join(work, _PLAN)
     plan = {
         "settings": settings,
@@ -46,9 +51,11 @@ def check_plan(
     if not os.path.exists(path):
         storage.write_json(path, plan)
     elif differences := difference(plan, storage.read_json(path)):
+        what, remedy = "unfinished shards made otherwise", "name another folder, or delete this one"
+        if adding:
+            what, remedy = "an unfinished addition made otherwise", f"or delete {work}"
         raise InputError(
-            f"{output} holds unfinished shards made otherwise ({'; '.join(differences)}); finish them with "
-            "their own command, name another folder, or delete this one"
+            f"{output} holds {what} ({'; '.join(differences)}); finish it with its own command, {remedy}"
         )
 
 
@@ -57,9 +64,11 @@ def check_finished(
 ) -> None:
     """Refuse where finished shards are others than this command's."""
     ours: dict[str, Any] = {"settings": settings, "corpus": files}
+    # Where others were added, the command that began the folder is still the first part's.
+    corpus = manifest.parts[0]["corpus"] if manifest.parts else manifest.corpus
     theirs: dict[str, Any] = {
         "settings": manifest.settings,
-        "corpus": {name: manifest.corpus.get(name) for name in files},
+        "corpus": {name: corpus.get(name) for name in files},
     }
     if given is not None:
         ours["vocabulary"], theirs["vocabulary"] = identity(given), manifest.vocabulary

@@ -1,6 +1,7 @@
 """The census: spills → how many distinct documents there are, and which partition each belongs to.
 
-In: runs of all splits, and the settings that count. Out: the held-out documents' rule, and the partitions.
+In: runs of all splits, and the settings that count. Out: the held-out documents' rule, the partitions, and a file that
+lists the documents' hashes.
 What always holds: memory is bounded by a range of hashes, not by the corpus; a document's side and partition
 follow from its hash, so no document is on both sides; each side has two documents or none.
 
@@ -10,13 +11,14 @@ Example:
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import counter_random, storage
+from pipeline.corpus.document_list import KnownDocuments, write_documents
 from pipeline.corpus.runs import U64, Run, firsts, hash_ranges, read_hashes
 from pipeline.corpus.shards import PREFIXES, Split
 
@@ -87,21 +89,36 @@ def held_out_count(documents: int, fraction: float) -> int:
 
 
 def take_census(
-    folder: str, runs: Sequence[Run], *, came: int, validation_fraction: float, seed: int
+    folder: str,
+    runs: Sequence[Run],
+    *,
+    came: int,
+    validation_fraction: float,
+    seed: int,
+    known: KnownDocuments | None = None,
 ) -> Census:
-    """Count distinct documents and find the threshold that holds the right number of them out.
+    """Count distinct documents, list them, and find the threshold that holds the right number of them out.
 
     came: all documents of the corpus, repeated ones too
+    known: those that were made into shards before, which are repetitions here
     """
     stayed = sum(run.distinct for run in runs)
     # Repetitions over several runs count here, so this is no less than the number that will be held out.
     most = max(round(stayed * validation_fraction), LEAST_DOCUMENTS)
     documents, lowest = 0, np.zeros(0, np.uint64)
-    for wanted in hash_ranges(1 + stayed // _RANGE_DOCUMENTS):
-        high, low = read_hashes(folder, runs, wanted)
-        distinct = high[firsts(high, low)]
-        documents += len(distinct)
-        lowest = np.sort(np.concatenate([lowest, _draws(seed, distinct)]))[:most]
+
+    def counted() -> Iterator[U64]:
+        nonlocal documents, lowest
+        for wanted in hash_ranges(1 + stayed // _RANGE_DOCUMENTS):
+            high, low = read_hashes(folder, runs, wanted)
+            distinct = high[firsts(high, low)]
+            if known is not None:
+                distinct = distinct[~known.holds(distinct)]
+            documents += len(distinct)
+            lowest = np.sort(np.concatenate([lowest, _draws(seed, distinct)]))[:most]
+            yield distinct
+
+    write_documents(documents_file(folder), counted())
     held_out = held_out_count(documents, validation_fraction)
     threshold = int(lowest[held_out - 1]) if held_out else None
     return Census(
@@ -112,13 +129,18 @@ def take_census(
     )
 
 
+def documents_file(folder: str) -> str:
+    """Where the census lists the documents that it counts."""
+    return os.path.join(folder, "documents.bin")
+
+
 def read_census(folder: str, made_from: str) -> Census | None:
     """The census that was taken of these very documents; None where none was."""
     path = os.path.join(folder, _MARK)
     if not os.path.exists(path):
         return None
     mark = storage.read_json(path)
-    if mark["made_from"] != made_from:
+    if mark["made_from"] != made_from or not os.path.exists(documents_file(folder)):
         return None
     return Census(**mark["census"] | {"sides": Sides(**mark["census"]["sides"])})
 
@@ -128,20 +150,26 @@ def write_census(folder: str, census: Census, made_from: str) -> None:
     storage.write_json(os.path.join(folder, _MARK), {"made_from": made_from, "census": asdict(census)})
 
 
-def plan_partitions(census: Census, *, asked: int) -> list[PartitionPlan]:
-    """The shards of both sides: as many as asked for, where each gets 64 documents, else fewer."""
+def plan_partitions(
+    census: Census, *, asked: int, numbered_from: Mapping[Split, int] | None = None
+) -> list[PartitionPlan]:
+    """The shards of both sides: as many as asked for, where each gets 64 documents, else fewer.
+
+    numbered_from: the number of each side's first shard; 0 where it isn't said
+    """
+    first = numbered_from or {}
     training = census.documents - census.held_out
     shards = max(1, min(asked, training // LEAST_DOCUMENTS))
-    plans = _partitions("train", shards, census.sides)
+    plans = _partitions("train", shards, census.sides, first.get("train", 0))
     if census.held_out:
         in_proportion = round(shards * census.held_out / training)
         shards = max(1, min(in_proportion, census.held_out // LEAST_DOCUMENTS))
-        plans += _partitions("validation", shards, census.sides)
+        plans += _partitions("validation", shards, census.sides, first.get("validation", 0))
     return plans
 
 
-def _partitions(split: Split, count: int, sides: Sides) -> list[PartitionPlan]:
+def _partitions(split: Split, count: int, sides: Sides, first: int) -> list[PartitionPlan]:
     return [
-        PartitionPlan(split=split, index=index, hashes=hashes, sides=sides)
+        PartitionPlan(split=split, index=first + index, hashes=hashes, sides=sides)
         for index, hashes in enumerate(hash_ranges(count))
     ]

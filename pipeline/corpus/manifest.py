@@ -43,6 +43,10 @@ class Manifest:
     versions: dict[str, str]
     shards: ShardTable
     format_version: int = FORMAT_VERSION
+    documents: dict[str, Any] | None = None
+    """The file that lists the documents (`document_list`); None in folders of earlier versions."""
+    parts: list[dict[str, Any]] | None = None
+    """Where shards were added: settings, corpus, counts and versions of what was first made, and of each addition."""
 
     def of_split(self, split: Split) -> ShardTable:
         """The tars of one side, in order."""
@@ -66,8 +70,9 @@ class Manifest:
         return hash_pieces(chain((b"[", vocabulary, b","), self.shards.names_and_hashes(), (b"]",)))
 
     def stated(self) -> dict[str, Any]:
-        """Everything but the tars."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "shards"}
+        """Everything but the tars, as far as it is there."""
+        named = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "shards"}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 def read_manifest(folder: str) -> Manifest:
@@ -96,6 +101,11 @@ def read_manifest(folder: str) -> Manifest:
         raise InputError(f"{path} is damaged ({error}); {_ANEW}") from error
 
 
+def index_file(folder: str) -> str:
+    """The file that lists a folder's tars, as its manifest names it."""
+    return str(storage.read_json(storage.join(folder, MANIFEST)).get("index", {}).get("file", INDEX))
+
+
 def _listed(shards: list[dict[str, Any]]) -> ShardTable:
     """The table of a manifest of format 1, which lists the tars itself."""
     return ShardTable.of([ShardInfo(**shard) for shard in shards])
@@ -122,13 +132,16 @@ def _indexed(folder: str, index: dict[str, Any], shards: int) -> ShardTable:
     return table
 
 
-def write_manifest(folder: str, manifest: Manifest) -> None:
-    """Write `index.arrow` and then `manifest.json`, the mark that the folder is whole."""
+def write_manifest(folder: str, manifest: Manifest, *, index: str = INDEX) -> None:
+    """Write the index and then `manifest.json`, the mark that the folder is whole.
+
+    index: the index's file; one of its own, where the folder has a manifest that names another
+    """
     data = manifest.shards.encoded()
-    storage.write_whole(storage.join(folder, INDEX), lambda stream: _write(stream, data))
+    storage.write_whole(storage.join(folder, index), lambda stream: _write(stream, data))
     stated = manifest.stated() | {
         "format_version": FORMAT_VERSION,
-        "index": {"file": INDEX, "bytes": data.size, "hash": hash_bytes(memoryview(data))},
+        "index": {"file": index, "bytes": data.size, "hash": hash_bytes(memoryview(data))},
         "shards": len(manifest.shards),
     }
     storage.write_json(storage.join(folder, MANIFEST), stated)

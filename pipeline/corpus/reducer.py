@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline import counter_random, storage
 from pipeline.corpus.census import PartitionPlan
+from pipeline.corpus.document_list import KnownDocuments
 from pipeline.corpus.pairs import PairCounts, PairOptions, build_pairs
 from pipeline.corpus.partition import Partition
 from pipeline.corpus.runs import Run, read_range
@@ -25,7 +26,10 @@ _SHUFFLE = 0x53485546  # tells this use of the seed from others
 
 @dataclass(frozen=True, kw_only=True)
 class ReduceTask:
-    """What a worker needs to make one shard; `made_from` is the hash of all that decides its bytes."""
+    """What a worker needs to make one shard; `made_from` is the hash of all that decides its bytes.
+
+    known: the list of documents that are in shards already, and stay out of this one
+    """
 
     output: str
     work: str
@@ -33,6 +37,7 @@ class ReduceTask:
     plan: PartitionPlan
     options: PairOptions
     made_from: str
+    known: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +51,13 @@ class Reduced:
 def reduce_partition(task: ReduceTask) -> Reduced:
     """Write the partition's shard. Raises RunFailed where the disk refuses."""
     plan = task.plan
-    documents = read_range(task.work, task.runs, plan.hashes, lambda high: plan.sides.holds(plan.split, high))
+    known = KnownDocuments(task.known)
+    documents = read_range(
+        task.work,
+        task.runs,
+        plan.hashes,
+        lambda high: plan.sides.holds(plan.split, high) & ~known.holds(high),
+    )
     shuffle_key = counter_random.key(task.options.seed, _SHUFFLE, SPLITS.index(plan.split), plan.index)
     block, counts = build_pairs(Partition.of(documents), task.options, shuffle_key=shuffle_key)
     reduced = Reduced(shard=write_shard(task.output, plan.name, plan.split, block), counts=counts)

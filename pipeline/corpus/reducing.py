@@ -23,12 +23,13 @@ from pipeline.progress import Progress
 
 @dataclass(frozen=True, kw_only=True)
 class Maker:
-    """What all reduce tasks have in common; `made_from` is the hash of all that decides the shards' bytes."""
+    """What all reduce tasks have in common; see `ReduceTask`."""
 
     output: str
     work: str
     options: PairOptions
     made_from: str
+    known: str | None = None
 
     def task(self, plan: PartitionPlan, runs: Sequence[Run] = ()) -> ReduceTask:
         """The task that makes one shard of those of `runs` that hold its hashes."""
@@ -39,6 +40,7 @@ class Maker:
             plan=plan,
             options=self.options,
             made_from=self.made_from,
+            known=self.known,
         )
 
 

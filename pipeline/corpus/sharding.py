@@ -15,7 +15,8 @@ Example:
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.corpus import census, sources, tally, vocab
 from pipeline.corpus.agreement import check_finished, check_plan, check_whole, identity
 from pipeline.corpus.bundles import Bundle, gather_bundles
 from pipeline.corpus.disk import disk_notice
+from pipeline.corpus.document_list import KnownDocuments, listed, merge_documents
 from pipeline.corpus.executor import open_executor, run_tasks
 from pipeline.corpus.manifest import Manifest, read_manifest, write_manifest
 from pipeline.corpus.mapper import MapTask, Spill, read_spill
@@ -36,8 +38,9 @@ from pipeline.corpus.sentences import rules_notice
 from pipeline.corpus.shard_config import ShardConfig
 from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import PREFIXES
+from pipeline.corpus.shards import Split as Side
 from pipeline.corpus.shuffling import RunAll, map_bundles, merge_spills
-from pipeline.corpus.splits import find_splits
+from pipeline.corpus.splits import Split, find_splits
 from pipeline.corpus.text_size import expected_text_bytes
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.corpus.work_folder import WorkFolder, is_finished, remove_leftovers
@@ -49,6 +52,7 @@ from pipeline.progress import say, summarise
 __all__ = ["ShardConfig", "run"]
 
 VOCABULARY_FOLDER = "vocab"
+DOCUMENTS = "documents.bin"
 # About 35,000 pairs of 128 tokens: a reduce task of a second or two, in 100 MB.
 _SHARD_BYTES = 16 << 20
 # A process takes half a second to start, and a second to learn the words it will meet again: it is started of
@@ -78,30 +82,69 @@ def run(config: ShardConfig) -> Manifest:
         versions = library_versions(*config.word_packages)
         check_plan(config.output, work.path, config.settings, given, files, versions)
         vocabulary = _vocabulary(config, work.path, given)
-        bundles = gather_bundles(splits, piece_bytes(files["file_bytes"]))
-        workers = _workers(config, len(bundles), files["file_bytes"])
-        if config.read.sentences == "paragraphs" and (notice := rules_notice(config.language)):
-            say(notice)
-        if not work.resumed:
-            text_bytes, wide = expected_text_bytes(splits, config.read), vocabulary.size > 1 << 16
-            if notice := disk_notice(config.output, text_bytes, copies=config.dupe_factor, wide=wide):
-                say(notice)
-        tasks = _map_tasks(config, work.path, vocabulary, sources.stems(bundles, found))
-        maker = _maker(config, work.path, vocabulary, tasks)
-        with open_executor(workers) as executor:
-            run_all = partial(run_tasks, executor, workers=workers)
-            wanted = _wanted_from(config, tasks, maker)
-            spills = map_bundles(tasks, run_all, wanted_from=wanted)
-            runs = merge_spills(work.path, spills, run_all, wanted_from=wanted)
-            reduced = _reduce(config, maker, spills, runs, run_all)
-        manifest = _manifest(config, vocabulary, spills, reduced, files)
-        _remove_strays(config.output, manifest)
+        made = make_shards(config, work, vocabulary, Corpus(splits=splits, files=found), FRESH)
+        merge_documents(os.path.join(config.output, DOCUMENTS), KnownDocuments(made.documents))
+        manifest = _manifest(config, vocabulary, made, files)
+        remove_strays(config.output, manifest)
         write_manifest(config.output, manifest)
         work.finish()
     seconds = time.monotonic() - began
     lines = tally.summary(manifest, seconds=seconds, continued=work.resumed)
     summarise(lines, tally.facts(manifest, seconds=seconds, continued=work.resumed))
     return manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What is to be read: splits, and their files' identity by path."""
+
+    splits: list[Split]
+    files: dict[str, sources.Source]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addition:
+    """What the folder holds already: documents that are repetitions here, the next tars' numbers, its identity."""
+
+    known: str | None = None
+    numbered_from: Mapping[Side, int] = field(default_factory=dict)
+    to: str | None = None
+
+
+FRESH = Addition()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """Spills, finished shards, and the file that lists their documents."""
+
+    spills: list[Spill]
+    reduced: list[Reduced]
+    documents: str
+
+
+def make_shards(
+    config: ShardConfig, work: WorkFolder, vocabulary: Vocabulary, corpus: Corpus, addition: Addition
+) -> Made:
+    """Map, merge, count and reduce, as far as it isn't done. Raises as `run` does."""
+    file_bytes = sources.describe(corpus.files)["file_bytes"]
+    bundles = gather_bundles(corpus.splits, piece_bytes(file_bytes))
+    workers = _workers(config, len(bundles), file_bytes)
+    if config.read.sentences == "paragraphs" and (notice := rules_notice(config.language)):
+        say(notice)
+    if not work.resumed:
+        text_bytes, wide = expected_text_bytes(corpus.splits, config.read), vocabulary.size > 1 << 16
+        if notice := disk_notice(config.output, text_bytes, copies=config.dupe_factor, wide=wide):
+            say(notice)
+    tasks = _map_tasks(config, work.path, vocabulary, sources.stems(bundles, corpus.files))
+    maker = _maker(config, work.path, vocabulary, tasks, addition)
+    with open_executor(workers) as executor:
+        run_all = partial(run_tasks, executor, workers=workers)
+        wanted = _wanted_from(config, tasks, maker, addition)
+        spills = map_bundles(tasks, run_all, wanted_from=wanted)
+        runs = merge_spills(work.path, spills, run_all, wanted_from=wanted)
+        reduced = _reduce(config, maker, spills, runs, run_all, addition)
+    return Made(spills=spills, reduced=reduced, documents=census.documents_file(work.path))
 
 
 def _finished(config: ShardConfig, given: Vocabulary | None, files: dict[str, Any]) -> Manifest:
@@ -172,7 +215,10 @@ def _map_tasks(
     ]
 
 
-def _maker(config: ShardConfig, work: str, vocabulary: Vocabulary, tasks: Sequence[MapTask]) -> Maker:
+def _maker(
+    config: ShardConfig, work: str, vocabulary: Vocabulary, tasks: Sequence[MapTask], addition: Addition
+) -> Maker:
+    made_from = [config.settings, vocabulary.hash, sorted(task.stem for task in tasks)]
     return Maker(
         output=config.output,
         work=work,
@@ -182,34 +228,47 @@ def _maker(config: ShardConfig, work: str, vocabulary: Vocabulary, tasks: Sequen
             seed=config.seed,
             copies=config.dupe_factor,
         ),
-        made_from=hash_json([config.settings, vocabulary.hash, sorted(task.stem for task in tasks)]),
+        made_from=hash_json(made_from if addition.to is None else [*made_from, addition.to]),
+        known=addition.known,
     )
 
 
-def _wanted_from(config: ShardConfig, tasks: Sequence[MapTask], maker: Maker) -> int:
+def _wanted_from(config: ShardConfig, tasks: Sequence[MapTask], maker: Maker, addition: Addition) -> int:
     """The lowest hash that a shard which an earlier attempt left to be made may hold; 0 where there was none."""
     spills = [read_spill(maker.work, task.stem) for task in tasks]
     known = census.read_census(maker.work, maker.made_from)
     if known is None or None in spills:
         return 0
-    plans = _plans(config, known, [spill for spill in spills if spill is not None])
+    plans = _plans(config, known, [spill for spill in spills if spill is not None], addition)
     return wanted_from(plans, read_finished(plans, maker))
 
 
 def _reduce(
-    config: ShardConfig, maker: Maker, spills: Sequence[Spill], runs: Sequence[Run], run_all: RunAll
+    config: ShardConfig,
+    maker: Maker,
+    spills: Sequence[Spill],
+    runs: Sequence[Run],
+    run_all: RunAll,
+    addition: Addition,
 ) -> list[Reduced]:
-    """All shards, in order; refuses a corpus of fewer than two documents."""
+    """All shards, in order; refuses a corpus of fewer than two documents, unless all were known before."""
     counted = census.read_census(maker.work, maker.made_from)
     if counted is None:
         came = sum(run.documents for spill in spills for run in spill.runs)
         fraction = config.validation_fraction
         counted = census.take_census(
-            maker.work, runs, came=came, validation_fraction=fraction, seed=config.seed
+            maker.work,
+            runs,
+            came=came,
+            validation_fraction=fraction,
+            seed=config.seed,
+            known=KnownDocuments(addition.known),
         )
+        if came and not counted.documents:
+            return []
         _refuse_few(counted, spills)
         census.write_census(maker.work, counted, maker.made_from)
-    plans = _plans(config, counted, spills)
+    plans = _plans(config, counted, spills, addition)
     training = sum(plan.split == "train" for plan in plans)
     if config.shards is not None and training < config.shards:
         say(
@@ -223,11 +282,11 @@ def _reduce(
 
 
 def _plans(
-    config: ShardConfig, counted: census.Census, spills: Sequence[Spill]
+    config: ShardConfig, counted: census.Census, spills: Sequence[Spill], addition: Addition
 ) -> list[census.PartitionPlan]:
     text_bytes = sum(spill.fingerprint.bytes for spill in spills)
     asked = config.shards or max(1, round(text_bytes * config.dupe_factor / _SHARD_BYTES))
-    return census.plan_partitions(counted, asked=asked)
+    return census.plan_partitions(counted, asked=asked, numbered_from=addition.numbered_from)
 
 
 def _refuse_few(counted: census.Census, spills: Sequence[Spill]) -> None:
@@ -245,25 +304,20 @@ def _refuse_few(counted: census.Census, spills: Sequence[Spill]) -> None:
     )
 
 
-def _manifest(
-    config: ShardConfig,
-    vocabulary: Vocabulary,
-    spills: list[Spill],
-    reduced: list[Reduced],
-    files: dict[str, Any],
-) -> Manifest:
-    corpus, counts = tally.tally(spills, reduced, dupe_factor=config.dupe_factor)
+def _manifest(config: ShardConfig, vocabulary: Vocabulary, made: Made, files: dict[str, Any]) -> Manifest:
+    corpus, counts = tally.tally(made.spills, made.reduced, dupe_factor=config.dupe_factor)
     return Manifest(
         settings=config.settings,
         vocabulary=identity(vocabulary),
         corpus=corpus | files,
         counts=counts,
         versions=library_versions(*config.word_packages),
-        shards=ShardTable.of([each.shard for each in reduced]),
+        shards=ShardTable.of([each.shard for each in made.reduced]),
+        documents=listed(config.output, DOCUMENTS),
     )
 
 
-def _remove_strays(output: str, manifest: Manifest) -> None:
+def remove_strays(output: str, manifest: Manifest) -> None:
     """Remove tars of an earlier attempt whose corpus, and so whose number of shards, was another."""
     names = set(manifest.shards.names())
     ours = tuple(f"{prefix}-" for prefix in PREFIXES.values())

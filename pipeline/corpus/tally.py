@@ -9,12 +9,13 @@ Example:
     counts["random_share"]  # 0.500012
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.corpus.casing import Letters, marks_notice
 from pipeline.corpus.documents import Fingerprint
-from pipeline.corpus.filter_counts import as_plain, describe, dropped_documents, merge_counts
+from pipeline.corpus.filter_counts import as_plain, describe, dropped_documents, from_plain, merge_counts
 from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.mapper import Spill
 from pipeline.corpus.pairs import PairCounts
@@ -76,6 +77,64 @@ def _counts(counts: PairCounts, copies: int) -> dict[str, Any]:
         "short_document_share": _share(counts.short_documents, counts.documents * copies),
         "short_pair_share": _share(counts.short_pairs, counts.pairs),
     }
+
+
+def merged_corpus(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's entry `corpus` of two corpora together."""
+    merged = {name: one[name] + other[name] for name in ("documents", "bytes", "files", "file_bytes")}
+    for name in ("fingerprint", "sample"):
+        merged[name] = f"{(int(one[name], 16) + int(other[name], 16)) % (1 << 128):032x}"
+    kinds = Counter(one["kinds"]) + Counter(other["kinds"])
+    return merged | {"kinds": dict(sorted(kinds.items()))}
+
+
+def merged_counts(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's entry `counts` of shards made at two times together; marks lost, those of the worse part."""
+    merged = _merged_sides(one, other)
+    # By tokens: of repeated documents, too, whose number the manifest doesn't keep.
+    weights = one["tokens"], other["tokens"]
+    unknown = [each.get("unknown_share", 0.0) for each in (one, other)]
+    filters = merge_counts(from_plain(each.get("filters", {})) for each in (one, other))
+    lost = [each.get("marks_lost", {}) for each in (one, other)]
+    return merged | {
+        "dupe_factor": other["dupe_factor"],
+        **{
+            name: one.get(name, 0) + other.get(name, 0)
+            for name in ("duplicates", "empty", "invalid_replaced", "invalid_skipped")
+        },
+        "marks_lost": {
+            script: max(each.get(script, 0.0) for each in lost) for script in sorted({*lost[0], *lost[1]})
+        },
+        "unknown_share": _weighted(unknown, weights),
+        "balance": other["balance"] or one["balance"],
+        "splits": {
+            split: _merged_sides(*found) if len(found) == 2 else found[0]
+            for split in SPLITS
+            if (found := [each["splits"][split] for each in (one, other) if split in each["splits"]])
+        },
+        **({"filters": as_plain(filters)} if filters else {}),
+    }
+
+
+def _merged_sides(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    merged = {
+        name: one[name] + other[name] for name in ("documents", "sentences", "pairs", "tokens", "random_next")
+    }
+
+    def weighted(share: str, by: str) -> float:
+        return _weighted([one[share], other[share]], (one[by], other[by]))
+
+    return merged | {
+        "random_share": _share(merged["random_next"], merged["pairs"]),
+        "forced_share": weighted("forced_share", "pairs"),
+        "short_document_share": weighted("short_document_share", "documents"),
+        "short_pair_share": weighted("short_pair_share", "pairs"),
+    }
+
+
+def _weighted(shares: Sequence[float], weights: Sequence[int]) -> float:
+    total = sum(share * weight for share, weight in zip(shares, weights, strict=True))
+    return round(total / sum(weights), 6) if sum(weights) else 0.0
 
 
 def _share(part: int, whole: int) -> float:

@@ -1,8 +1,8 @@
 """The shard folder while it is being made: one command at a time, and left as it was found after bad input.
 
 In: the output's path. Out: a locked `OUTPUT/.work/` for plan, spills and marks, gone once all is done.
-What always holds: two commands never write one folder; an input error leaves the folder as it was found (a
-new one is gone again); any other end leaves the work done so far, for the same command to continue; a folder
+What always holds: two commands never write one folder, nor add to it; an input error leaves the folder as it was
+found (a new one is gone again); any other end leaves the work done so far, for the same command to continue; a folder
 with anything else in it is never written to.
 
 Example:
@@ -23,15 +23,19 @@ from pipeline.corpus.manifest import MANIFEST
 from pipeline.errors import InputError, RunFailed
 
 _WORK = ".work"
+_ADDING = ".append"
 _LOCK = "lock"
 
 
 class WorkFolder:
-    """The work folder inside `output`, held by this process from entering to leaving."""
+    """The work folder inside `output`, held by this process from entering to leaving.
 
-    def __init__(self, output: str) -> None:
-        self.output = output
-        self.path = os.path.join(output, _WORK)
+    adding: whether `output` holds finished shards, to which others are added
+    """
+
+    def __init__(self, output: str, *, adding: bool = False) -> None:
+        self.output, self._adding = output, adding
+        self.path = os.path.join(output, _ADDING if adding else _WORK)
         self._topmost: str | None = None
         self.resumed = False
         self._lock: IO[str] | None = None
@@ -39,7 +43,7 @@ class WorkFolder:
     def __enter__(self) -> Self:
         self._topmost = _first_missing(self.output)
         self.resumed = os.path.isdir(self.path)
-        if os.path.isdir(self.output) and not self.resumed and os.listdir(self.output):
+        if not self._adding and os.path.isdir(self.output) and not self.resumed and os.listdir(self.output):
             raise InputError(
                 f"{self.output} is not empty and holds no shards; name a new folder, or empty this one"
             )
@@ -96,6 +100,9 @@ class WorkFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _undo(self) -> None:
+        if self._adding:
+            self._remove(self.path)
+            return
         if self._topmost is None:
             # The folder was there, and empty.
             for name in os.listdir(self.output):
