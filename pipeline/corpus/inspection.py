@@ -167,6 +167,7 @@ def _text(report: dict[str, Any], pairs_wanted: int) -> str:
             f"{text_read(corpus, counts)}; fingerprint {corpus['fingerprint']}",
         ),
         *_filters(settings, counts),
+        *_additions(report),
         *_wrapped("made with", ", ".join(f"{name} {value}" for name, value in report["versions"].items())),
         "",
         *_table(report),
@@ -193,6 +194,16 @@ def _text(report: dict[str, Any], pairs_wanted: int) -> str:
         passed = f"verified: {verified['shards']} shards, {counts['pairs']:,} pairs, no problem"
         lines += ["", *(verified["problems"] or [passed])]
     return "\n".join(lines)
+
+
+def _additions(report: dict[str, Any]) -> list[str]:
+    """A line for each time that documents were added."""
+    lines: list[str] = []
+    for part in report.get("parts", ())[1:]:
+        counts = part["counts"]
+        said = f"{counts['documents']:,} documents ({dropped(counts)}), {counts['pairs']:,} pairs"
+        lines += _wrapped("" if lines else "added", said)
+    return lines
 
 
 def _filters(settings: dict[str, Any], counts: dict[str, Any]) -> list[str]:
