@@ -8,6 +8,7 @@ Example:
     write_json("SHARDS/manifest.json", {"pairs": 3})
 """
 
+import errno
 import glob
 import json
 import os
@@ -208,7 +209,9 @@ def write_whole(path: str, write: Callable[[IO[bytes]], None]) -> None:
         sync_folder(os.path.dirname(path) or ".")
     except OSError as error:
         remove(temporary)
-        raise RunFailed(f"cannot write {path}: {error.strerror or _first_line(error)}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "; free some and run the same command again" if full else ""
+        raise RunFailed(f"cannot write {path}: {error.strerror or _first_line(error)}{remedy}") from error
     except BaseException:
         remove(temporary)
         raise
