@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from pipeline import storage
-from pipeline.corpus import census, sources, tally, vocab
+from pipeline.corpus import census, file_identity, tally, vocab
 from pipeline.corpus.agreement import check_finished, check_plan, check_whole, identity
 from pipeline.corpus.bundles import Bundle, gather_bundles
 from pipeline.corpus.disk import disk_notice
@@ -66,9 +66,9 @@ def run(config: ShardConfig) -> Manifest:
     given = load_vocabulary(config.vocab, config.cased) if config.vocab is not None else None
     # Where a vocabulary is trained first, that stage says what was left out.
     splits = find_splits(config.corpus, config.read.format, notice=say if given is not None else None)
-    sources.refuse_overlap(config.corpus, config.output)
-    found = sources.look_at(splits)
-    files = sources.describe(found)
+    file_identity.refuse_overlap(config.corpus, config.output)
+    found = file_identity.look_at(splits)
+    files = file_identity.describe(found)
     if is_finished(config.output):
         return _finished(config, given, files)
     began = time.monotonic()
@@ -86,7 +86,7 @@ def run(config: ShardConfig) -> Manifest:
             text_bytes, wide = expected_text_bytes(splits, config.read), vocabulary.size > 1 << 16
             if notice := disk_notice(config.output, text_bytes, copies=config.dupe_factor, wide=wide):
                 say(notice)
-        tasks = _map_tasks(config, work.path, vocabulary, sources.stems(bundles, found))
+        tasks = _map_tasks(config, work.path, vocabulary, file_identity.stems(bundles, found))
         maker = _maker(config, work.path, vocabulary, tasks)
         with open_executor(workers) as executor:
             run_all = partial(run_tasks, executor, workers=workers)

@@ -18,9 +18,9 @@ from typing import Any
 from pipeline.corpus.casing import marks_notice
 from pipeline.corpus.counting import Counts, count_corpus
 from pipeline.corpus.coverage import Report, measure, table
+from pipeline.corpus.file_identity import refuse_overlap
 from pipeline.corpus.filter_counts import as_plain, describe
 from pipeline.corpus.readers import ReadOptions
-from pipeline.corpus.sources import refuse_overlap
 from pipeline.corpus.splits import Split, find_splits
 from pipeline.corpus.vocab_folder import ARTEFACT, standing_vocabulary
 from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.bundles import gather_bundles
+from pipeline.corpus.file_identity import look_at, stems
 from pipeline.corpus.pieces import piece_bytes
 from pipeline.corpus.readers import Split
-from pipeline.corpus.sources import look_at, stems
 from pipeline.corpus.splits import find_splits
 
 KIB = 1 << 10

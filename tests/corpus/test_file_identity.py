@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
-from pipeline.corpus import sources
-from pipeline.corpus.sources import describe, look_at, refuse_overlap, stems
+from pipeline.corpus import file_identity
+from pipeline.corpus.file_identity import describe, look_at, refuse_overlap, stems
 from pipeline.corpus.splits import Split, find_splits
 from pipeline.errors import InputError
 
@@ -33,7 +33,7 @@ def test_a_change_at_either_end_in_the_middle_or_at_a_stride_is_seen(tmp_path: P
 
 @pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1, 3 * MIB, 200 * MIB])
 def test_samples_cover_both_ends(size: int) -> None:
-    starts = sources._sampled(size)
+    starts = file_identity._sampled(size)
     assert starts[0] == 0
     assert starts[-1] + MIB >= size
     assert starts == sorted(set(starts))

@@ -8,8 +8,8 @@ has another. The rest is not looked at: reading a corpus whole to learn that not
 as long as the disk does. (In compressed files and Parquet, any change reaches the end.)
 
 Example:
-    sources = look_at(find_splits(["corpus/"]))
-    describe(sources)  # {'files': 4, 'file_bytes': 13172736, 'kinds': {'text': 4}, 'sample': '5f0e…'}
+    found = look_at(find_splits(["corpus/"]))
+    describe(found)  # {'files': 4, 'file_bytes': 13172736, 'kinds': {'text': 4}, 'sample': '5f0e…'}
 """
 
 import os
@@ -33,7 +33,7 @@ _STRIDE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class CorpusFile:
     """One file of the corpus: its size, a hash of that and of its samples, and when it changed (ns; URIs: 0)."""
 
     kind: Kind
@@ -42,28 +42,28 @@ class Source:
     changed: int
 
 
-def look_at(splits: Sequence[Split]) -> dict[str, Source]:
+def look_at(splits: Sequence[Split]) -> dict[str, CorpusFile]:
     """What the files of `splits` are, by path; each is sampled once, several at a time.
 
     Raises InputError where one can't be read, for the first by path.
     """
     kinds = {split.path: split.kind for split in splits}
     paths = sorted(kinds)
-    return dict(zip(paths, in_threads(lambda path: _source(path, kinds[path]), paths), strict=True))
+    return dict(zip(paths, in_threads(lambda path: _looked_at(path, kinds[path]), paths), strict=True))
 
 
-def describe(sources: Mapping[str, Source]) -> dict[str, Any]:
+def describe(files: Mapping[str, CorpusFile]) -> dict[str, Any]:
     """The number of files, their bytes, what they were read as, and one hash of all their samples in no order."""
-    total = sum(int(source.sample, 16) for source in sources.values()) % (1 << 128)
+    total = sum(int(file.sample, 16) for file in files.values()) % (1 << 128)
     return {
-        "files": len(sources),
-        "file_bytes": sum(source.bytes for source in sources.values()),
-        "kinds": dict(sorted(Counter(source.kind for source in sources.values()).items())),
+        "files": len(files),
+        "file_bytes": sum(file.bytes for file in files.values()),
+        "kinds": dict(sorted(Counter(file.kind for file in files.values()).items())),
         "sample": f"{total:032x}",
     }
 
 
-def stems(bundles: Sequence[Bundle], sources: Mapping[str, Source]) -> Iterator[tuple[str, Bundle]]:
+def stems(bundles: Sequence[Bundle], files: Mapping[str, CorpusFile]) -> Iterator[tuple[str, Bundle]]:
     """A name for each bundle's spill, the same while its files stay as they are; equal bundles are numbered.
 
     A file's time counts here, too: a file that is edited and one that is copied are tokenised anew, with those of
@@ -71,16 +71,16 @@ def stems(bundles: Sequence[Bundle], sources: Mapping[str, Source]) -> Iterator[
     """
     seen: Counter[str] = Counter()
     for bundle in bundles:
-        identity = hash_json([_identity(split, sources[split.path]) for split in bundle])[:16]
+        identity = hash_json([_identity(split, files[split.path]) for split in bundle])[:16]
         yield f"spill-{identity}-{seen[identity]}", bundle
         seen[identity] += 1
 
 
-def _identity(split: Split, source: Source) -> list[Any]:
-    return [source.sample, source.changed, split.kind, split.row_groups, split.byte_range]
+def _identity(split: Split, file: CorpusFile) -> list[Any]:
+    return [file.sample, file.changed, split.kind, split.row_groups, split.byte_range]
 
 
-def _source(path: str, kind: Kind) -> Source:
+def _looked_at(path: str, kind: Kind) -> CorpusFile:
     try:
         size = storage.size(path)
         state = xxhash.xxh3_128(str(size).encode())
@@ -91,7 +91,7 @@ def _source(path: str, kind: Kind) -> Source:
         changed = 0 if storage.is_uri(path) else os.stat(path).st_mtime_ns
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or str(error).splitlines()[0]}") from error
-    return Source(kind=kind, bytes=size, sample=state.hexdigest(), changed=changed)
+    return CorpusFile(kind=kind, bytes=size, sample=state.hexdigest(), changed=changed)
 
 
 def _sampled(size: int) -> list[int]:
