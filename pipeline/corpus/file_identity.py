@@ -14,7 +14,7 @@ Example:
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ def look_at(splits: Sequence[Split]) -> dict[str, CorpusFile]:
     return dict(zip(paths, in_threads(lambda path: _looked_at(path, kinds[path]), paths), strict=True))
 
 
-def describe(files: Mapping[str, CorpusFile]) -> dict[str, Any]:
+def describe(files: Mapping[Any, CorpusFile]) -> dict[str, Any]:
     """The number of files, their bytes, what they were read as, and one hash of all their samples in no order."""
     total = sum(int(file.sample, 16) for file in files.values()) % (1 << 128)
     return {
@@ -63,17 +63,15 @@ def describe(files: Mapping[str, CorpusFile]) -> dict[str, Any]:
     }
 
 
-def stems(bundles: Sequence[Bundle], files: Mapping[str, CorpusFile]) -> Iterator[tuple[str, Bundle]]:
-    """A name for each bundle's spill, the same while its files stay as they are; equal bundles are numbered.
+def bundle_identity(bundle: Bundle, files: Mapping[str, CorpusFile], owner: Any = None) -> str:
+    """A short hash of what a bundle holds, the same while its files stay as they are.
 
+    owner: a plain value that tells equal bundles apart; None: nothing does
     A file's time counts here, too: a file that is edited and one that is copied are tokenised anew, with those of
     its bundle (and of the next ones, where its size is such that they are bundled otherwise now).
     """
-    seen: Counter[str] = Counter()
-    for bundle in bundles:
-        identity = hash_json([_identity(split, files[split.path]) for split in bundle])[:16]
-        yield f"spill-{identity}-{seen[identity]}", bundle
-        seen[identity] += 1
+    held = [_identity(split, files[split.path]) for split in bundle]
+    return hash_json(held if owner is None else [owner, held])[:16]
 
 
 def _identity(split: Split, file: CorpusFile) -> list[Any]:

@@ -20,11 +20,11 @@ from functools import partial
 from typing import Any
 
 from pipeline import storage
-from pipeline.corpus import census, file_identity, tally, vocab
+from pipeline.corpus import census, tally, vocab
 from pipeline.corpus.agreement import check_finished, check_plan, check_whole, identity
-from pipeline.corpus.bundles import Bundle, gather_bundles
 from pipeline.corpus.disk import disk_notice
 from pipeline.corpus.executor import open_executor, run_tasks
+from pipeline.corpus.file_identity import refuse_overlap
 from pipeline.corpus.manifest import Manifest, read_manifest, write_manifest
 from pipeline.corpus.mapper import MapTask, Spill, read_spill
 from pipeline.corpus.pairs import PairOptions
@@ -37,7 +37,14 @@ from pipeline.corpus.shard_config import ShardConfig
 from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import PREFIXES
 from pipeline.corpus.shuffling import RunAll, map_bundles, merge_spills
-from pipeline.corpus.splits import find_splits
+from pipeline.corpus.sources import (
+    FoundSource,
+    SourceBundle,
+    bundle_sources,
+    describe_sources,
+    find_sources,
+    specs_of,
+)
 from pipeline.corpus.text_size import expected_text_bytes
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.corpus.work_folder import WorkFolder, is_finished, remove_leftovers
@@ -65,10 +72,9 @@ def run(config: ShardConfig) -> Manifest:
     """
     given = load_vocabulary(config.vocab, config.cased) if config.vocab is not None else None
     # Where a vocabulary is trained first, that stage says what was left out.
-    splits = find_splits(config.corpus, config.read.format, notice=say if given is not None else None)
-    file_identity.refuse_overlap(config.corpus, config.output)
-    found = file_identity.look_at(splits)
-    files = file_identity.describe(found)
+    found = find_sources(config.all_sources, notice=say if given is not None else None)
+    refuse_overlap(specs_of(config.all_sources), config.output)
+    files = describe_sources(found)
     if is_finished(config.output):
         return _finished(config, given, files)
     began = time.monotonic()
@@ -78,15 +84,10 @@ def run(config: ShardConfig) -> Manifest:
         versions = library_versions(*config.word_packages)
         check_plan(config.output, work.path, config.settings, given, files, versions)
         vocabulary = _vocabulary(config, work.path, given)
-        bundles = gather_bundles(splits, piece_bytes(files["file_bytes"]))
+        bundles = bundle_sources(found, piece_bytes(files["file_bytes"]))
         workers = _workers(config, len(bundles), files["file_bytes"])
-        if config.read.sentences == "paragraphs" and (notice := rules_notice(config.language)):
-            say(notice)
-        if not work.resumed:
-            text_bytes, wide = expected_text_bytes(splits, config.read), vocabulary.size > 1 << 16
-            if notice := disk_notice(config.output, text_bytes, copies=config.dupe_factor, wide=wide):
-                say(notice)
-        tasks = _map_tasks(config, work.path, vocabulary, file_identity.stems(bundles, found))
+        _say_first(config, found, vocabulary, resumed=work.resumed)
+        tasks = _map_tasks(config, work.path, vocabulary, bundles)
         maker = _maker(config, work.path, vocabulary, tasks)
         with open_executor(workers) as executor:
             run_all = partial(run_tasks, executor, workers=workers)
@@ -102,6 +103,23 @@ def run(config: ShardConfig) -> Manifest:
     lines = tally.summary(manifest, seconds=seconds, continued=work.resumed)
     summarise(lines, tally.facts(manifest, seconds=seconds, continued=work.resumed))
     return manifest
+
+
+def _say_first(
+    config: ShardConfig, found: Sequence[FoundSource], vocabulary: Vocabulary, *, resumed: bool
+) -> None:
+    """What a person should know before it begins: languages without rules, and the disk it takes."""
+    segmented = {source.language for source in config.all_sources if source.read.sentences == "paragraphs"}
+    for language in sorted(segmented):
+        if rules := rules_notice(language):
+            say(rules)
+    if resumed:
+        return
+    sizes = [(expected_text_bytes(each.splits, each.source.read), each.source.weight) for each in found]
+    spilled = sum(round(size * min(1.0, weight)) for size, weight in sizes)
+    copies = config.dupe_factor * sum(size * weight for size, weight in sizes) / max(1, spilled)
+    if notice := disk_notice(config.output, spilled, copies=copies, wide=vocabulary.size > 1 << 16):
+        say(notice)
 
 
 def _finished(config: ShardConfig, given: Vocabulary | None, files: dict[str, Any]) -> Manifest:
@@ -135,6 +153,7 @@ def _trained(config: ShardConfig, folder: str) -> Vocabulary:
         return vocab.run(
             vocab.VocabConfig(
                 corpus=config.corpus,
+                sources=config.sources,
                 output=folder,
                 size=config.vocab_size,
                 cased=bool(config.cased),
@@ -155,20 +174,24 @@ def _workers(config: ShardConfig, map_tasks: int, file_bytes: int) -> int:
 
 
 def _map_tasks(
-    config: ShardConfig, work: str, vocabulary: Vocabulary, named: Iterable[tuple[str, Bundle]]
+    config: ShardConfig, work: str, vocabulary: Vocabulary, bundles: Iterable[SourceBundle]
 ) -> list[MapTask]:
     return [
         MapTask(
-            splits=bundle,
-            read=config.read,
-            language=config.language,
-            words=config.words,
+            splits=each.bundle,
+            source=each.number,
+            weight=each.source.weight,
+            seed=config.seed,
+            read=each.source.read,
+            language=each.source.language,
+            words=config.any_words,
+            by_library=each.source.words,
             vocabulary=os.path.join(config.output, VOCABULARY_FOLDER),
             vocabulary_hash=vocabulary.hash,
             folder=work,
-            stem=stem,
+            stem=each.stem,
         )
-        for stem, bundle in named
+        for each in bundles
     ]
 
 
@@ -225,7 +248,8 @@ def _reduce(
 def _plans(
     config: ShardConfig, counted: census.Census, spills: Sequence[Spill]
 ) -> list[census.PartitionPlan]:
-    text_bytes = sum(spill.fingerprint.bytes for spill in spills)
+    weights = [source.weight for source in config.all_sources]
+    text_bytes = sum(spill.fingerprint.bytes * weights[spill.source] for spill in spills)
     asked = config.shards or max(1, round(text_bytes * config.dupe_factor / _SHARD_BYTES))
     return census.plan_partitions(counted, asked=asked)
 
@@ -238,6 +262,8 @@ def _refuse_few(counted: census.Census, spills: Sequence[Spill]) -> None:
     skipped = f", {no_utf8} skipped as no UTF-8" if no_utf8 else ""
     if filtered := sum(each.dropped for spill in spills for each in spill.filters.values()):
         skipped += f", {filtered} by filters"
+    if left_out := sum(spill.left_out for spill in spills):
+        skipped += f", {left_out} left out by weight"
     raise InputError(
         f"the corpus holds {counted.documents} distinct documents with text ({counted.duplicates} "
         f"repetitions and {empty} empty ones dropped{skipped}); give two or more, with a blank line between "
@@ -252,7 +278,8 @@ def _manifest(
     reduced: list[Reduced],
     files: dict[str, Any],
 ) -> Manifest:
-    corpus, counts = tally.tally(spills, reduced, dupe_factor=config.dupe_factor)
+    names = [source.name for source in config.all_sources] if config.sources else []
+    corpus, counts = tally.tally(spills, reduced, dupe_factor=config.dupe_factor, sources=names)
     return Manifest(
         settings=config.settings,
         vocabulary=identity(vocabulary),

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.corpus import file_identity
-from pipeline.corpus.file_identity import describe, look_at, refuse_overlap, stems
+from pipeline.corpus.file_identity import bundle_identity, describe, look_at, refuse_overlap
 from pipeline.corpus.splits import Split, find_splits
 from pipeline.errors import InputError
 
@@ -53,7 +53,7 @@ def test_each_file_is_sampled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(storage, "open_read", counted)
     splits = find_splits([str(tmp_path)])
     found = look_at(splits)
-    assert describe(found)["files"] == len(list(stems([(split,) for split in splits], found))) == 3
+    assert describe(found)["files"] == len({bundle_identity((split,), found) for split in splits}) == 3
     assert sorted(opened) == [str(tmp_path / f"{name}.txt") for name in "abc"]
 
 
