@@ -67,7 +67,7 @@ class Source:
     def settings(self) -> dict[str, Any]:
         """What decides what is made of the source's text; where that lies does not."""
         return {
-            "weight": self.weight,
+            "weight": float(self.weight),
             "language": self.language,
             "words": library_of(self.language) if self.words else None,
             "sentences": self.read.sentences,
@@ -80,7 +80,7 @@ class Source:
 def all_sources(sources: Sequence[Source], **unnamed: Any) -> tuple[Source, ...]:
     """The sources in their order: those given, by name, or the one that `unnamed` makes, the fields of a `Source`.
 
-    Raises InputError where there are both, or two of one name.
+    Raises InputError where there are both, a source has no name, or two have the same.
     """
     if not sources:
         return (Source(**unnamed),)
@@ -92,6 +92,8 @@ def all_sources(sources: Sequence[Source], **unnamed: Any) -> tuple[Source, ...]
     if len(sources) > _MOST_SOURCES:
         raise InputError(f"{len(sources):,} sources are given; {_MOST_SOURCES:,} at most")
     names = [source.name for source in sources]
+    if "" in names:
+        raise InputError(f"a source of {' '.join(sources[names.index('')].corpus)} has no name; give it one")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"two sources are named {twice!r}; give each a name of its own")

@@ -282,4 +282,6 @@ def facts(manifest: Manifest, *, seconds: float, continued: bool) -> dict[str, A
 
 def _copies(counts: dict[str, Any]) -> str:
     times = counts["dupe_factor"]
-    return f", each document {times} times over" if times > 1 else ""
+    if times == 1:
+        return ""
+    return f", each document {times} times {'its weight' if 'sources' in counts else 'over'}"

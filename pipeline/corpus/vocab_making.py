@@ -91,7 +91,7 @@ def learned_settings(sources: Sequence[Source]) -> dict[str, Any]:
     """What the sources themselves put into a vocabulary's settings."""
     # How files are read shows in the corpus's fingerprint; what filters and weights make of it does not.
     own = {
-        source.name: {"weight": source.weight, **source.read.filters.settings}
+        source.name: {"weight": float(source.weight), **source.read.filters.settings}
         for source in sources
         if source.name
     }
