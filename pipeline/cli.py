@@ -93,7 +93,7 @@ def _corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that reads a corpus."""
     for option in reversed(
         (
-            click.argument("corpus", nargs=-1, metavar="CORPUS..."),
+            click.argument("corpus", nargs=-1, metavar="[CORPUS]..."),
             click.option(
                 "--sources",
                 metavar="YAML",

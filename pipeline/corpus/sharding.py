@@ -1,6 +1,6 @@
 """The stage `bertpipe shard`: corpus → sentence-pair shards, by map, shuffle and reduce.
 
-In: text files and a vocabulary (without one, it is trained on the same corpus first). Out: a folder with
+In: a corpus, whole or in sources, and a vocabulary (without one, it is trained on the same first). Out: a folder with
 `train-*.tar`, `val-*.tar`, `vocab/`, `index.arrow` and `manifest.json`.
 What always holds: the tars' bytes are a function of the corpus's content, the vocabulary, the settings and
 the libraries' versions, not of workers, files' names and order, or restarts; whatever kills the command, the
