@@ -93,7 +93,13 @@ def _corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that reads a corpus."""
     for option in reversed(
         (
-            click.argument("corpus", nargs=-1, required=True),
+            click.argument("corpus", nargs=-1, metavar="[CORPUS]..."),
+            click.option(
+                "--sources",
+                metavar="YAML",
+                help="Instead of CORPUS: a file of sources, each with a name, corpus, weight and options of its own; "
+                "the command line's are the defaults.",
+            ),
             click.option(
                 "--sentences",
                 type=click.Choice(["paragraphs", "lines"]),
@@ -157,14 +163,32 @@ _progress_option = click.option(
 )
 
 
-def _read_options(settings: dict[str, Any]) -> Any:
-    """The `ReadOptions` of `_corpus_options`, taken out of a command's `settings`."""
+def _text_options(
+    context: click.Context, corpus: tuple[str, ...], settings: dict[str, Any], *more: str
+) -> dict[str, Any]:
+    """Which text, and how it is read: `_corpus_options` taken out of a command's `settings`, for its configuration.
+
+    more: options of the command's own that a source may have, too
+    """
     from pipeline.corpus.filters import FilterOptions
     from pipeline.corpus.readers import ReadOptions
 
-    filters = FilterOptions(filters=settings.pop("filters"), redactions=settings.pop("redactions"))
-    names = ("sentences", "format", "text_key", "invalid_utf8")
-    return ReadOptions(filters=filters, **{name: settings.pop(name) for name in names})
+    path, filters, redactions = (settings.pop(name) for name in ("sources", "filters", "redactions"))
+    read = {name: settings.pop(name) for name in ("sentences", "format", "text_key", "invalid_utf8")}
+    own = {name: settings.pop(name) for name in more}
+    if path is None:
+        if not corpus:
+            raise click.UsageError("Missing argument 'CORPUS...', or a file of them: --sources", context)
+        options = ReadOptions(filters=FilterOptions(filters=filters, redactions=redactions), **read)
+        return {"corpus": corpus, "read": options, **own}
+    if corpus:
+        raise click.UsageError(
+            f"CORPUS ({' '.join(corpus)}) does not go with --sources: put all of the corpus into {path}",
+            context,
+        )
+    from pipeline.corpus.sources_file import read_sources
+
+    return {"sources": read_sources(path, {**read, **own, "filter": filters, "redact": redactions})}
 
 
 @main.command()
@@ -218,7 +242,7 @@ def vocab(
     A hundredth of the documents is held out, where these are enough, and how well the vocabulary covers them is
     shown at the end.
     """
-    read = _read_options(settings)
+    text = _text_options(context, corpus, settings)
     if report is not None:
         given = _given(
             context,
@@ -230,7 +254,7 @@ def vocab(
         from pipeline.corpus.vocab_report import ReportConfig
         from pipeline.corpus.vocab_report import run as run_report
 
-        run_report(ReportConfig(corpus=corpus, vocabulary=report, json=as_json, read=read, **given))
+        run_report(ReportConfig(vocabulary=report, json=as_json, **text, **given))
         return
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output'.", context)
@@ -244,13 +268,11 @@ def vocab(
         from pipeline.corpus.extension import ExtendConfig
         from pipeline.corpus.extension import run as run_extend
 
-        vocabulary = run_extend(
-            ExtendConfig(corpus=corpus, vocabulary=extend, output=output, read=read, **given)
-        )
+        vocabulary = run_extend(ExtendConfig(vocabulary=extend, output=output, **text, **given))
     else:
         from pipeline.corpus.vocab import VocabConfig, run
 
-        vocabulary = run(VocabConfig(corpus=corpus, output=output, read=read, **settings))
+        vocabulary = run(VocabConfig(output=output, **text, **settings))
     click.echo(f"{output}: {vocabulary.size} tokens, {'cased' if vocabulary.cased else 'uncased'}")
 
 
@@ -303,12 +325,15 @@ def _given(
     help="Add CORPUS to the finished shards in OUTPUT, with their vocabulary: further tars, without documents that are "
     "there.",
 )
-def shard(corpus: tuple[str, ...], output: str, append: bool, **settings: Any) -> None:
+@click.pass_context
+def shard(
+    context: click.Context, corpus: tuple[str, ...], output: str, append: bool, **settings: Any
+) -> None:
     """Turn CORPUS into sentence-pair WebDataset tars, index.arrow and manifest.json."""
     from pipeline.corpus.shard_config import ShardConfig
 
-    read = _read_options(settings)
-    config = ShardConfig(corpus=corpus, output=output, read=read, **settings)
+    text = _text_options(context, corpus, settings, "language", "words")
+    config = ShardConfig(output=output, **text, **settings)
     if append:
         from pipeline.corpus.appending import run
     else:

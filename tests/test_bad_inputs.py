@@ -22,6 +22,7 @@ from workshop import bad_inputs
 VOCAB = "vocab good.txt -o OUT --size 200"
 EXTEND = "vocab good.txt -o OUT --extend VOCAB"
 REPORT = "vocab good.txt --report VOCAB"
+SOURCES = "shard --sources sources.yaml -o OUT --vocab VOCAB"
 SHARD = "shard good.txt -o OUT --vocab VOCAB"
 INSPECT = "inspect SHARDS"
 VERIFY = "inspect SHARDS --verify"
@@ -30,7 +31,7 @@ RESUME = "pretrain good.yaml run=TRAINED"
 EVALUATE = "evaluate CHECKPOINT --shards SHARDS --sequences 16"
 CONVERT = "convert CHECKPOINT -o OUT"
 PLAN = "doctor --recipe good.yaml --gpus 4x80GB"
-CONTROLS = (VOCAB, EXTEND, REPORT, SHARD, INSPECT, VERIFY, PRETRAIN, RESUME, EVALUATE, CONVERT, PLAN)
+CONTROLS = (VOCAB, EXTEND, REPORT, SHARD, SOURCES, INSPECT, VERIFY, PRETRAIN, RESUME, EVALUATE, CONVERT, PLAN)
 
 
 class Row(NamedTuple):
@@ -86,6 +87,34 @@ TABLE = [
     Row("shard good.txt -o OUT --vocab VOCAB --redact 'mrn=(x'", "mrn can't be read: missing )", SHARD),
     Row("vocab good.txt -o OUT --size 200 --redact 'mrn=x*'", "mrn matches the empty string", VOCAB),
     Row("shard good.txt -o SHARDS --vocab SHARDS/vocab --filter urls", "filters: {'urls': True} here", SHARD),
+    # The corpus in sources.
+    Row("shard -o OUT --vocab VOCAB", "Missing argument 'CORPUS...', or a file of them: --sources", SOURCES),
+    Row("vocab -o OUT --size 200", "Missing argument 'CORPUS...', or a file of them: --sources", VOCAB),
+    Row(
+        "shard good.txt --sources sources.yaml -o OUT --vocab VOCAB",
+        "CORPUS (good.txt) does not go with --sources",
+        SOURCES,
+    ),
+    Row(
+        "shard --sources missing.yaml -o OUT --vocab VOCAB",
+        "missing.yaml of --sources does not exist",
+        SOURCES,
+    ),
+    Row("shard --sources FOLDER -o OUT --vocab VOCAB", "cannot read FOLDER", SOURCES),
+    Row("shard --sources broken.yaml -o OUT --vocab VOCAB", "broken.yaml line 3 is no YAML", SOURCES),
+    Row("shard --sources good.yaml -o OUT --vocab VOCAB", "good.yaml: unknown key", SOURCES),
+    Row("shard --sources unsourced.yaml -o OUT --vocab VOCAB", "must hold sources by name", SOURCES),
+    Row("vocab --sources wieght.yaml -o OUT", "unknown key sources.good.wieght; the nearest known", VOCAB),
+    Row("shard --sources corpusless.yaml -o OUT --vocab VOCAB", "sources.good.corpus is missing", SOURCES),
+    Row("shard --sources weight0.yaml -o OUT --vocab VOCAB", "weight is 0; it must be above 0", SOURCES),
+    Row("shard --sources weight-1.yaml -o OUT --vocab VOCAB", "weight is -1; it must be above 0", SOURCES),
+    Row("shard --sources weighttext.yaml -o OUT --vocab VOCAB", "'heavy'; it must be a number", SOURCES),
+    Row(
+        "shard --sources nofiles.yaml -o OUT --vocab VOCAB", "source hollow: FOLDER holds no corpus", SOURCES
+    ),
+    Row(
+        "shard --sources japanese.yaml -o OUT --vocab VOCAB", "source good: --words is for ja and zh", SOURCES
+    ),
     # The vocabulary.
     Row("vocab good.txt -o OUT --size 30000", "size is 30000; this corpus allows", VOCAB),
     Row("vocab good.txt -o OUT --size 5", "size is 5", VOCAB),

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline import storage
-from pipeline.corpus import sharding, sources, tally
+from pipeline.corpus import sharding, tally
 from pipeline.corpus.agreement import check_plan, check_whole
 from pipeline.corpus.document_list import (
     KnownDocuments,
@@ -28,11 +28,13 @@ from pipeline.corpus.document_list import (
     merge_documents,
     write_documents,
 )
+from pipeline.corpus.file_identity import refuse_overlap
+from pipeline.corpus.making import VOCABULARY_FOLDER, Addition, Made, make_shards
 from pipeline.corpus.manifest import INDEX, Manifest, index_file, read_manifest, write_manifest
 from pipeline.corpus.shard_config import ShardConfig
 from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import PREFIXES, SPLITS
-from pipeline.corpus.splits import find_splits
+from pipeline.corpus.sources import describe_sources, find_sources, specs_of
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.corpus.work_folder import WorkFolder
 from pipeline.errors import InputError
@@ -53,7 +55,7 @@ def run(config: ShardConfig) -> Manifest:
     (then the folder is what it was); RunFailed where the machine failed (then the same command continues).
     """
     output = config.output
-    vocabulary_folder = os.path.join(output, sharding.VOCABULARY_FOLDER)
+    vocabulary_folder = os.path.join(output, VOCABULARY_FOLDER)
     check_whole(output, read_manifest(output), vocabulary_folder)
     vocabulary = load_vocabulary(vocabulary_folder)
     if (
@@ -65,10 +67,9 @@ def run(config: ShardConfig) -> Manifest:
             "--vocab out to use theirs"
         )
     config = replace(config, vocab=vocabulary_folder, cased=None)
-    splits = find_splits(config.corpus, config.read.format, notice=say)
-    sources.refuse_overlap(config.corpus, output)
-    corpus = sharding.Corpus(splits=splits, files=sources.look_at(splits))
-    files = sources.describe(corpus.files)
+    found = find_sources(config.all_sources, notice=say)
+    refuse_overlap(specs_of(config.all_sources), output)
+    files = describe_sources(found)
     began = time.monotonic()
     with WorkFolder(output, adding=True) as work:
         before = read_manifest(output)  # another command may have added something meanwhile
@@ -80,10 +81,10 @@ def run(config: ShardConfig) -> Manifest:
             return before
         versions = library_versions(*config.word_packages)
         check_plan(output, work.path, config.settings, vocabulary, files, versions, adding=True)
-        addition = sharding.Addition(
+        addition = Addition(
             known=_known(output, work.path, before), numbered_from=_numbered_from(before), to=before.hash
         )
-        made = sharding.make_shards(config, work, vocabulary, corpus, addition)
+        made = make_shards(config, work, vocabulary, found, addition)
         if not made.reduced:
             say(f"{output} holds all these documents already; nothing is added")
             work.finish()
@@ -159,13 +160,15 @@ def _part(manifest: Manifest) -> dict[str, Any]:
 def _finish(
     config: ShardConfig,
     before: Manifest,
-    made: sharding.Made,
+    made: Made,
     files: dict[str, Any],
-    addition: sharding.Addition,
+    addition: Addition,
 ) -> Manifest:
     """Replace the folder's manifest, and remove what only the old one named."""
     output, parts = config.output, before.parts or [_part(before)]
-    corpus, counts = tally.tally(made.spills, made.reduced, dupe_factor=config.dupe_factor)
+    corpus, counts = tally.tally(
+        made.spills, made.reduced, dupe_factor=config.dupe_factor, sources=config.source_names
+    )
     part = {
         "settings": config.settings,
         "corpus": corpus | files,

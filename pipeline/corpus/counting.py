@@ -1,19 +1,20 @@
 """A corpus, counted: what a vocabulary learns from, and what it is measured on.
 
-In: splits. Out: `Counts`: the corpus's fingerprint and letters, the pieces of the text to learn from, and, apart by
-group, those of the text held out. What always holds: each document falls on one side, by its content's hash alone, so
-neither the order nor the names of files matter, nor how many processes count; equal documents fall on the same side;
-text is as filters leave it; memory is bounded (see `word_counts`).
+In: sources and their splits. Out: `Counts`: what was seen of each source, the pieces of the text to learn from, and,
+apart by group, those of the text held out. What always holds: each document falls on one side, by its content's hash
+alone, so neither the order nor the names of files matter, nor how many processes count; equal documents fall on the
+same side; text is as filters leave it, and counts as often as its source's weight says; memory is bounded (see
+`word_counts`).
 
 The lowest hashes are learned from, all or as many as `max_bytes` allows; the highest hundredth is held out, never
 learned from, and tells how well the vocabulary covers text that it hasn't seen. Of a small corpus, a hundredth is too
 few documents to tell anything: then nothing is held out, and no text is lost (`Counts.unseen`).
 
-A group is a source (what the user named: a file, a folder, a glob) and a script, which is told by the letters of a
-document's beginning.
+A group is a source (by its name, or without one what the user named: a file, a folder, a glob) and a script, which is
+told by the letters of a document's beginning.
 
 Example:
-    with count_corpus(find_splits(["corpus/"]), ReadOptions()) as counts:
+    with count_corpus(find_sources([Source(corpus=("corpus/",))])) as counts:
         words = counts.words(cased=False)  # Counter({'the': 310, …})
         measured = counts.held_out
 """
@@ -25,19 +26,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.bundles import Bundle, gather_bundles
-from pipeline.corpus.casing import Letters, script_of
-from pipeline.corpus.documents import Fingerprint, utf8_length
+from pipeline.corpus.casing import script_of
+from pipeline.corpus.documents import utf8_length
 from pipeline.corpus.executor import open_executor, run_tasks
-from pipeline.corpus.filter_counts import FilterCounts, merge_counts
-from pipeline.corpus.filters import open_filtering
 from pipeline.corpus.pieces import piece_bytes
-from pipeline.corpus.readers import ReadOptions, Split, read_documents
+from pipeline.corpus.seen import Seen
+from pipeline.corpus.sources import FoundSource, Source
 from pipeline.corpus.word_counts import RAW_LIMIT, RawCounts, bert_words
 from pipeline.errors import InputError
 from pipeline.processes import available_cores
@@ -89,10 +89,10 @@ class GroupCounts:
     ) -> None:
         self._open.close()
 
-    def add(self, source: str, text: str) -> None:
-        """Count a document in."""
+    def add(self, source: str, text: str, times: int = 1) -> None:
+        """Count a document in, its pieces so many times."""
         group = Group(source, script_of(text))
-        self._of(group).add(text)
+        self._of(group).add(text, times)
         self.documents[group] += 1
 
     def merge(self, documents: Counter[Group], items: "dict[Group, Items]") -> None:
@@ -118,15 +118,16 @@ class GroupCounts:
 class Counts:
     """What `count_corpus` found; a context manager, because the pieces may lie in temporary files.
 
-    corpus: all documents, as they were read; letters: of all documents; invalid: how many were "replaced" or "skipped"
-    as no UTF-8; kept: documents that filters, where some are on, let through; filters: what these did
+    sources: what was seen of each
     learned, held_out: the pieces of the two sides
+
+    labels: what measurements will be told apart by, beside scripts
     """
 
-    def __init__(self, sources: int) -> None:
-        self.corpus, self.letters, self.invalid = Fingerprint(), Letters(), Counter[str]()
-        self.kept, self.filters = 0, dict[str, FilterCounts]()
-        self.learned, self.held_out = RawCounts(), GroupCounts(sources)
+    def __init__(self, sources: Sequence[Source], labels: int) -> None:
+        self._names = [source.name for source in sources]
+        self.sources = [Seen() for _ in sources]
+        self.learned, self.held_out = RawCounts(), GroupCounts(labels)
 
     def __enter__(self) -> Self:
         return self
@@ -137,11 +138,27 @@ class Counts:
         with self.learned, self.held_out:
             pass
 
+    @property
+    def whole(self) -> Seen:
+        """What was seen of all sources together."""
+        return Seen.sum_of(self.sources)
+
+    @property
+    def by_name(self) -> dict[str, Seen]:
+        """What was seen of each source that has a name."""
+        return {name: seen for name, seen in zip(self._names, self.sources, strict=True) if name}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The corpus as artefacts record it: all of it, and each source that has a name."""
+        apart = {name: seen.corpus.as_dict() for name, seen in self.by_name.items()}
+        return self.whole.corpus.as_dict() | ({"sources": apart} if apart else {})
+
     def invalid_notices(self) -> list[str]:
         """What was done about broken UTF-8, a line each."""
         return [
             f"{what} as no UTF-8: {count:,} document{'s' if count > 1 else ''}"
-            for what, count in sorted(self.invalid.items())
+            for what, count in sorted(self.whole.invalid.items())
         ]
 
     @property
@@ -159,27 +176,28 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class CountTask:
-    """What a worker needs to count a bundle.
+    """What a worker needs to count a bundle of `source`, which has the number `number`.
 
     learned, held_out: ranges [first, last) of a document's hash, whose pieces are counted; none of either: how long the
         documents of each range are
     """
 
     bundle: Bundle
-    read: ReadOptions
+    source: Source
+    number: int
     learned: frozenset[int] | range
     held_out: range
 
 
 @dataclass(kw_only=True)
 class Counted:
-    """What came of a bundle; `lengths`: by range of the hash, documents and bytes of UTF-8."""
+    """What came of a bundle of the source `number`; `lengths`: by range of the hash, documents and bytes of UTF-8.
 
-    corpus: Fingerprint = field(default_factory=Fingerprint)
-    letters: Letters = field(default_factory=Letters)
-    invalid: Counter[str] = field(default_factory=Counter)
-    kept: int = 0
-    filters: dict[str, FilterCounts] = field(default_factory=dict)
+    A document counts as often as its source's weight says, in lengths as in pieces.
+    """
+
+    number: int
+    seen: Seen = field(default_factory=Seen)
     lengths: dict[int, tuple[int, int]] = field(default_factory=dict)
     learned: Items = field(default_factory=lambda: ([], np.zeros(0, np.int64)))
     held_out: dict[Group, Items] = field(default_factory=dict)
@@ -188,60 +206,39 @@ class Counted:
 
 def count_bundle(task: CountTask) -> Counted:
     """Count the documents of a bundle. Raises InputError where a file can't be read."""
-    counted = Counted()
+    counted = Counted(number=task.number)
     with RawCounts() as learned, GroupCounts(len({split.source for split in task.bundle})) as held_out:
-        for source, number, text in _documents(task, counted):
+        for kept in counted.seen.documents(task.bundle, task.source):
+            number = _range(kept.high)
             documents, size = counted.lengths.get(number, (0, 0))
-            counted.lengths[number] = documents + 1, size + utf8_length(text)
+            counted.lengths[number] = documents + 1, size + utf8_length(kept.text) * kept.times
             if number in task.learned:
-                learned.add(text)
+                learned.add(kept.text, kept.times)
             elif number in task.held_out:
-                held_out.add(source, text)
+                held_out.add(kept.label, kept.text, kept.times)
         counted.learned = learned.items()
         counted.held_out, counted.documents = held_out.items(), held_out.documents
     return counted
 
 
-def _documents(task: CountTask, counted: Counted) -> Iterator[tuple[str, int, str]]:
-    """Of each document that has text left, its source, its hash's range and its text."""
-    filtering = open_filtering(task.read.filters)
-    for split in task.bundle:
-        for document in read_documents(split, task.read):
-            if document.invalid is not None:
-                counted.invalid[document.invalid] += 1
-            if not document.text:
-                continue
-            identity = counted.corpus.add(document.text)
-            if filtering is not None:
-                kept = filtering.take(document, identity)
-                if kept is None:
-                    continue
-                document, identity = kept
-            counted.kept += 1
-            counted.letters.add(document.text)
-            yield split.source, _range(identity[0]), document.text
-    if filtering is not None:
-        counted.filters = filtering.counts
-
-
 def count_corpus(
-    splits: Sequence[Split],
-    options: ReadOptions,
+    found: Sequence[FoundSource],
     *,
     max_bytes: int | None = None,
     held_out: float = HELD_OUT,
     workers: int | None = None,
 ) -> Counts:
-    """Count the documents of `splits`, to be used as a context manager.
+    """Count the documents of all sources, to be used as a context manager.
 
     max_bytes: UTF-8 bytes to learn from, whole documents; all is read twice then. None: all
     held_out: share of the documents that is held out; 1 to learn nothing, and measure all
     workers: processes; None: one a core, as far as each has 16 MB to read
     Raises InputError where a file can't be read, or `max_bytes` is less than any document.
     """
-    counts = Counts(sources=len({split.source for split in splits}))
+    labels = {split.source for each in found for split in each.splits}
+    counts = Counts([each.source for each in found], len(labels))
     try:
-        _count(counts, splits, options, max_bytes, _RANGES - round(held_out * _RANGES), workers)
+        _count(counts, found, max_bytes, _RANGES - round(held_out * _RANGES), workers)
     except BaseException:
         with counts:
             raise
@@ -250,27 +247,30 @@ def count_corpus(
 
 def _count(
     counts: Counts,
-    splits: Sequence[Split],
-    options: ReadOptions,
+    found: Sequence[FoundSource],
     max_bytes: int | None,
     first_held_out: int,
     workers: int | None,
 ) -> None:
-    total = sum(split.bytes for split in splits)
-    bundles = gather_bundles(splits, min(_LARGEST_BUNDLE, piece_bytes(total)))
+    total = sum(split.bytes for each in found for split in each.splits)
+    piece = min(_LARGEST_BUNDLE, piece_bytes(total))
+    bundles = [(each, bundle) for each in found for bundle in gather_bundles(each.splits, piece)]
     wanted = workers or min(available_cores(), total // _WORKER_BYTES)
     processes = max(1, min(wanted, len(bundles)))
     with open_executor(processes) as executor:
 
         def passed(title: str, learned: frozenset[int] | range, held_out: range) -> Iterator[Counted]:
             tasks = [
-                CountTask(bundle=bundle, read=options, learned=learned, held_out=held_out)
-                for bundle in bundles
+                CountTask(
+                    bundle=bundle, source=each.source, number=each.number, learned=learned, held_out=held_out
+                )
+                for each, bundle in bundles
             ]
             with Progress(title, total=total / 1e6, unit="MB") as progress:
                 began, documents, size = time.monotonic(), 0, 0
                 for counted in run_tasks(executor, count_bundle, tasks, workers=processes):
-                    documents, size = documents + counted.corpus.documents, size + counted.corpus.bytes
+                    read = counted.seen.corpus
+                    documents, size = documents + read.documents, size + read.bytes
                     rate = size / 1e6 / (time.monotonic() - began)
                     note = f"{documents:,} documents, {rate:.2f} MB/s"
                     progress.advance(total / 1e6 / len(bundles), note=note, documents=documents)
@@ -298,11 +298,7 @@ def _count(
 
 
 def _merge(counts: Counts, counted: Counted) -> None:
-    counts.corpus.merge(counted.corpus)
-    counts.letters.merge(counted.letters)
-    counts.invalid.update(counted.invalid)
-    counts.kept += counted.kept
-    counts.filters = merge_counts([counts.filters, counted.filters])
+    counts.sources[counted.number].merge(counted.seen)
 
 
 def _merge_pieces(counts: Counts, counted: Counted) -> None:

@@ -18,11 +18,11 @@ _WORTH_TELLING = 10e6  # bytes
 _FREED_IN = 8  # parts in which a large corpus's spills are removed (`runs`)
 
 
-def disk_notice(output: str, text_bytes: int, *, copies: int, wide: bool) -> str | None:
+def disk_notice(output: str, text_bytes: int, *, copies: float, wide: bool) -> str | None:
     """What will be written, what is free, and what to do where that may not be enough; None where it is little.
 
     text_bytes: of all documents
-    copies: sets of pairs that each gives
+    copies: sets of pairs that each gives, on average
     wide: whether token ids take four bytes instead of two
     """
     spills = text_bytes * _PER_TEXT_BYTE * (2 if wide else 1)

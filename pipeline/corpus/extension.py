@@ -21,7 +21,8 @@ from typing import Any
 from pipeline import storage
 from pipeline.corpus.piece_choice import choose_pieces
 from pipeline.corpus.readers import ReadOptions
-from pipeline.corpus.vocab_making import make_vocabulary
+from pipeline.corpus.sources import Source, all_sources
+from pipeline.corpus.vocab_making import learned_settings, make_vocabulary
 from pipeline.corpus.vocab_training import ImpossibleSize
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError
@@ -34,8 +35,11 @@ _SHOWN = 12  # of the added pieces, those that save most
 class ExtendConfig:
     """Which vocabulary to extend, for which text."""
 
-    corpus: tuple[str, ...]
+    corpus: tuple[str, ...] = ()
     """Files, folders, globs or URIs."""
+
+    sources: tuple[Source, ...] = ()
+    """Instead of `corpus`: its parts, with a weight and a `read` of their own."""
 
     vocabulary: str
     """The folder of the vocabulary that is extended; `vocab.txt` alone will do."""
@@ -69,6 +73,12 @@ class ExtendConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be 1 or more")
+        _ = self.all_sources
+
+    @property
+    def all_sources(self) -> tuple[Source, ...]:
+        """The sources in their order; a corpus without any is the only one."""
+        return all_sources(self.sources, corpus=self.corpus, read=self.read)
 
 
 def run(config: ExtendConfig) -> Vocabulary:
@@ -91,9 +101,8 @@ def run(config: ExtendConfig) -> Vocabulary:
             "pieces"
         )
     return make_vocabulary(
-        corpus=config.corpus,
+        sources=config.all_sources,
         output=config.output,
-        read=config.read,
         max_bytes=config.max_bytes,
         cased=old.cased,
         settings={
@@ -102,7 +111,7 @@ def run(config: ExtendConfig) -> Vocabulary:
             "cased": old.cased,
             "min_frequency": config.min_frequency,
             "max_bytes": config.max_bytes,
-            **config.read.filters.settings,
+            **learned_settings(config.all_sources),
         },
         workers=config.workers,
         learn=partial(_learn, config, old, size),

@@ -24,7 +24,7 @@ from pipeline.corpus.manifest import Manifest, read_manifest
 from pipeline.corpus.pairs import SPECIAL_TOKENS
 from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import SPLITS, read_block
-from pipeline.corpus.tally import dropped, filter_notes, text_read, unknown_note
+from pipeline.corpus.tally import dropped, filter_notes, filters_found, source_notes, text_read, unknown_note
 from pipeline.corpus.verification import verify
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary
 from pipeline.errors import InputError, RunFailed
@@ -155,7 +155,7 @@ def _text(report: dict[str, Any], pairs_wanted: int) -> str:
     )
     lines = [
         f"{report['folder']}  format {report['format_version']}, hash {report['hash']}",
-        *_wrapped("settings", ", ".join(f"{name} {value}" for name, value in settings.items())),
+        *_wrapped("settings", _listed(settings)),
         *_wrapped(
             "vocabulary",
             f"{vocabulary['size']:,} tokens, {'cased' if vocabulary['cased'] else 'uncased'}, "
@@ -166,6 +166,7 @@ def _text(report: dict[str, Any], pairs_wanted: int) -> str:
             f"{counts['documents']:,} documents ({dropped(counts)}), {counts['sentences']:,} sentences; "
             f"{text_read(corpus, counts)}; fingerprint {corpus['fingerprint']}",
         ),
+        *_sources(settings, counts),
         *_filters(settings, counts),
         *_additions(report),
         *_wrapped("made with", ", ".join(f"{name} {value}" for name, value in report["versions"].items())),
@@ -206,13 +207,24 @@ def _additions(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _listed(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if name != "sources")
+
+
+def _sources(settings: dict[str, Any], counts: dict[str, Any]) -> list[str]:
+    """What came of each source, and how it was read."""
+    lines: list[str] = []
+    for name, said in source_notes(settings, counts).items():
+        own = {key: value for key, value in settings["sources"][name].items() if key != "weight"}
+        lines += _wrapped("sources" if not lines else "", f"{name}: {said}; {_listed(own)}")
+    return lines
+
+
 def _filters(settings: dict[str, Any], counts: dict[str, Any]) -> list[str]:
     """A line a filter, and one for each of its examples."""
     lines: list[str] = []
     # Both in the order in which filters are applied.
-    for said, found in zip(
-        filter_notes(settings, counts).items(), counts.get("filters", {}).values(), strict=True
-    ):
+    for said, found in zip(filter_notes(settings, counts).items(), filters_found(counts), strict=True):
         lines += _wrapped("filters" if not lines else "", f"{said[0]}: {said[1]}")
         for example in found["examples"]:
             value = f"{example['value']:g}: " if "value" in example else ""

@@ -46,6 +46,7 @@ class PairCounts:
     documents, sentences: each once, however many copies give pairs
     forced: pairs that are random-next because their chunk is one sentence
     short_documents, short_pairs: those with a target below the longest, of all copies
+    sets: copies of all documents that gave pairs
     sources: by the number of a source, its documents, and the pairs and tokens whose segment A is of it
     """
 
@@ -57,6 +58,7 @@ class PairCounts:
     forced: int = 0
     short_documents: int = 0
     short_pairs: int = 0
+    sets: int = 0
     sources: dict[str, list[int]] = field(default_factory=dict)
 
     def merge(self, other: "PairCounts") -> None:
@@ -126,6 +128,7 @@ def build_pairs(partition: Partition, options: PairOptions, *, shuffle_key: int)
         forced=int(pairs.forced.sum()),
         short_documents=short_documents,
         short_pairs=int(pairs.short.sum()),
+        sets=int(sets.sum()),
         sources=_by_source(partition, pairs.document_a, block.lengths),
     )
     return block, counts

@@ -12,9 +12,9 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.corpus.readers import ReadOptions
-from pipeline.corpus.sentences import check_language
 from pipeline.corpus.shards import LONGEST_SEQUENCE
-from pipeline.corpus.words import check_words, library_of, packages_of
+from pipeline.corpus.sources import Source, all_sources
+from pipeline.corpus.words import packages_of
 from pipeline.errors import InputError
 
 
@@ -22,8 +22,11 @@ from pipeline.errors import InputError
 class ShardConfig:
     """What shards to make, of which text."""
 
-    corpus: tuple[str, ...]
+    corpus: tuple[str, ...] = ()
     """Files, folders, globs or URIs."""
+
+    sources: tuple[Source, ...] = ()
+    """Instead of `corpus`: its parts, with a weight, and a `language`, `words` and `read` of their own."""
 
     output: str
     """The folder to write; new, empty, or one that this command began."""
@@ -90,22 +93,53 @@ class ShardConfig:
             raise InputError(
                 f"{self.output}: shards are written to a local folder; copy them there afterwards"
             )
-        check_language(self.language)
-        if self.words:
-            check_words(self.language)
+        for source in self.all_sources:
+            source.check_words()
+
+    @property
+    def all_sources(self) -> tuple[Source, ...]:
+        """The sources in their order; a corpus without any is the only one."""
+        unnamed = {name: getattr(self, name) for name in ("corpus", "language", "words", "read")}
+        return all_sources(self.sources, **unnamed)
+
+    @property
+    def source_names(self) -> list[str]:
+        """The sources' names in their order; none where the corpus has no sources."""
+        return [source.name for source in self.all_sources] if self.sources else []
+
+    @property
+    def any_words(self) -> bool:
+        """Whether it is noted which tokens continue a word: of all documents, where a source asks for it."""
+        return any(source.words for source in self.all_sources)
 
     @property
     def word_packages(self) -> tuple[str, ...]:
         """The packages whose release decides where words end; none where words are not wanted."""
-        return packages_of(self.language) if self.words else ()
+        languages = sorted({source.language for source in self.all_sources if source.words})
+        return tuple(name for language in languages for name in packages_of(language))
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the shards beside the corpus's and the vocabulary's content."""
-        # What `format` decided are the files' kinds, which are looked at beside their content.
-        apart = ("corpus", "output", "vocab", "vocab_size", "cased", "workers", "read", "format", "filters")
-        everything = asdict(self) | asdict(self.read)
-        chosen = {name: value for name, value in everything.items() if name not in apart}
+        apart = (
+            "corpus",
+            "sources",
+            "output",
+            "vocab",
+            "vocab_size",
+            "cased",
+            "workers",
+            "read",
+            "language",
+            "words",
+        )
+        chosen = {name: value for name, value in asdict(self).items() if name not in apart}
         trained = {"size": self.vocab_size, "cased": bool(self.cased)} if self.vocab is None else None
-        words = library_of(self.language) if self.words else None
-        return chosen | {"words": words, "trained_vocabulary": trained} | self.read.filters.settings
+        sources = {source.name: source.settings for source in self.all_sources}
+        if not self.sources:
+            # Without a name, the source's settings are the folder's.
+            unnamed = {name: value for name, value in sources[""].items() if name != "weight"}
+            return chosen | unnamed | {"trained_vocabulary": trained}
+        libraries = sorted({each["words"] for each in sources.values() if each["words"] is not None})
+        words = ", ".join(libraries) or None
+        return chosen | {"words": words, "trained_vocabulary": trained, "sources": sources}

@@ -1,6 +1,6 @@
 """The stage `bertpipe shard`: corpus → sentence-pair shards, by map, shuffle and reduce.
 
-In: text files and a vocabulary (without one, it is trained on the same corpus first). Out: a folder with
+In: a corpus, whole or in sources, and a vocabulary (without one, it is trained on the same first). Out: a folder with
 `train-*.tar`, `val-*.tar`, `vocab/`, `index.arrow` and `manifest.json`.
 What always holds: the tars' bytes are a function of the corpus's content, the vocabulary, the settings and
 the libraries' versions, not of workers, files' names and order, or restarts; whatever kills the command, the
@@ -15,49 +15,32 @@ Example:
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from pipeline import storage
-from pipeline.corpus import census, sources, tally, vocab
+from pipeline.corpus import tally, vocab
 from pipeline.corpus.agreement import check_finished, check_plan, check_whole, identity
-from pipeline.corpus.bundles import Bundle, gather_bundles
-from pipeline.corpus.disk import disk_notice
 from pipeline.corpus.document_list import KnownDocuments, listed, merge_documents
-from pipeline.corpus.executor import open_executor, run_tasks
+from pipeline.corpus.file_identity import refuse_overlap
+from pipeline.corpus.making import FRESH, VOCABULARY_FOLDER, Made, make_shards
 from pipeline.corpus.manifest import Manifest, read_manifest, write_manifest
-from pipeline.corpus.mapper import MapTask, Spill, read_spill
-from pipeline.corpus.pairs import PairOptions
-from pipeline.corpus.pieces import piece_bytes
-from pipeline.corpus.reducer import Reduced
-from pipeline.corpus.reducing import Maker, read_finished, reduce_left, wanted_from
-from pipeline.corpus.runs import Run
-from pipeline.corpus.sentences import rules_notice
 from pipeline.corpus.shard_config import ShardConfig
 from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.shards import PREFIXES
-from pipeline.corpus.shards import Split as Side
-from pipeline.corpus.shuffling import RunAll, map_bundles, merge_spills
-from pipeline.corpus.splits import Split, find_splits
-from pipeline.corpus.text_size import expected_text_bytes
+from pipeline.corpus.sources import (
+    describe_sources,
+    find_sources,
+    specs_of,
+)
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.corpus.work_folder import WorkFolder, is_finished, remove_leftovers
 from pipeline.errors import InputError
-from pipeline.lineage import hash_json, library_versions
-from pipeline.processes import available_cores
+from pipeline.lineage import library_versions
 from pipeline.progress import say, summarise
 
 __all__ = ["ShardConfig", "run"]
 
-VOCABULARY_FOLDER = "vocab"
 DOCUMENTS = "documents.bin"
-# About 35,000 pairs of 128 tokens: a reduce task of a second or two, in 100 MB.
-_SHARD_BYTES = 16 << 20
-# A process takes half a second to start, and a second to learn the words it will meet again: it is started of
-# itself only where it has so much to do.
-_WORKER_BYTES = 8 << 20
 
 
 def run(config: ShardConfig) -> Manifest:
@@ -69,10 +52,9 @@ def run(config: ShardConfig) -> Manifest:
     """
     given = load_vocabulary(config.vocab, config.cased) if config.vocab is not None else None
     # Where a vocabulary is trained first, that stage says what was left out.
-    splits = find_splits(config.corpus, config.read.format, notice=say if given is not None else None)
-    sources.refuse_overlap(config.corpus, config.output)
-    found = sources.look_at(splits)
-    files = sources.describe(found)
+    found = find_sources(config.all_sources, notice=say if given is not None else None)
+    refuse_overlap(specs_of(config.all_sources), config.output)
+    files = describe_sources(found)
     if is_finished(config.output):
         return _finished(config, given, files)
     began = time.monotonic()
@@ -82,7 +64,7 @@ def run(config: ShardConfig) -> Manifest:
         versions = library_versions(*config.word_packages)
         check_plan(config.output, work.path, config.settings, given, files, versions)
         vocabulary = _vocabulary(config, work.path, given)
-        made = make_shards(config, work, vocabulary, Corpus(splits=splits, files=found), FRESH)
+        made = make_shards(config, work, vocabulary, found, FRESH)
         merge_documents(os.path.join(config.output, DOCUMENTS), KnownDocuments(made.documents))
         manifest = _manifest(config, vocabulary, made, files)
         remove_strays(config.output, manifest)
@@ -92,59 +74,6 @@ def run(config: ShardConfig) -> Manifest:
     lines = tally.summary(manifest, seconds=seconds, continued=work.resumed)
     summarise(lines, tally.facts(manifest, seconds=seconds, continued=work.resumed))
     return manifest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """What is to be read: splits, and their files' identity by path."""
-
-    splits: list[Split]
-    files: dict[str, sources.Source]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Addition:
-    """What the folder holds already: documents that are repetitions here, the next tars' numbers, its identity."""
-
-    known: str | None = None
-    numbered_from: Mapping[Side, int] = field(default_factory=dict)
-    to: str | None = None
-
-
-FRESH = Addition()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """Spills, finished shards, and the file that lists their documents."""
-
-    spills: list[Spill]
-    reduced: list[Reduced]
-    documents: str
-
-
-def make_shards(
-    config: ShardConfig, work: WorkFolder, vocabulary: Vocabulary, corpus: Corpus, addition: Addition
-) -> Made:
-    """Map, merge, count and reduce, as far as it isn't done. Raises as `run` does."""
-    file_bytes = sources.describe(corpus.files)["file_bytes"]
-    bundles = gather_bundles(corpus.splits, piece_bytes(file_bytes))
-    workers = _workers(config, len(bundles), file_bytes)
-    if config.read.sentences == "paragraphs" and (notice := rules_notice(config.language)):
-        say(notice)
-    if not work.resumed:
-        text_bytes, wide = expected_text_bytes(corpus.splits, config.read), vocabulary.size > 1 << 16
-        if notice := disk_notice(config.output, text_bytes, copies=config.dupe_factor, wide=wide):
-            say(notice)
-    tasks = _map_tasks(config, work.path, vocabulary, sources.stems(bundles, corpus.files))
-    maker = _maker(config, work.path, vocabulary, tasks, addition)
-    with open_executor(workers) as executor:
-        run_all = partial(run_tasks, executor, workers=workers)
-        wanted = _wanted_from(config, tasks, maker, addition)
-        spills = map_bundles(tasks, run_all, wanted_from=wanted)
-        runs = merge_spills(work.path, spills, run_all, wanted_from=wanted)
-        reduced = _reduce(config, maker, spills, runs, run_all, addition)
-    return Made(spills=spills, reduced=reduced, documents=census.documents_file(work.path))
 
 
 def _finished(config: ShardConfig, given: Vocabulary | None, files: dict[str, Any]) -> Manifest:
@@ -178,6 +107,7 @@ def _trained(config: ShardConfig, folder: str) -> Vocabulary:
         return vocab.run(
             vocab.VocabConfig(
                 corpus=config.corpus,
+                sources=config.sources,
                 output=folder,
                 size=config.vocab_size,
                 cased=bool(config.cased),
@@ -190,122 +120,10 @@ def _trained(config: ShardConfig, folder: str) -> Vocabulary:
         ) from error
 
 
-def _workers(config: ShardConfig, map_tasks: int, file_bytes: int) -> int:
-    """Processes worth their start."""
-    wanted = config.workers or min(available_cores(), file_bytes // _WORKER_BYTES)
-    most_tasks = max(map_tasks, config.shards or file_bytes // _SHARD_BYTES)
-    return max(1, min(wanted, most_tasks))
-
-
-def _map_tasks(
-    config: ShardConfig, work: str, vocabulary: Vocabulary, named: Iterable[tuple[str, Bundle]]
-) -> list[MapTask]:
-    return [
-        MapTask(
-            splits=bundle,
-            read=config.read,
-            language=config.language,
-            words=config.words,
-            vocabulary=os.path.join(config.output, VOCABULARY_FOLDER),
-            vocabulary_hash=vocabulary.hash,
-            folder=work,
-            stem=stem,
-        )
-        for stem, bundle in named
-    ]
-
-
-def _maker(
-    config: ShardConfig, work: str, vocabulary: Vocabulary, tasks: Sequence[MapTask], addition: Addition
-) -> Maker:
-    made_from = [config.settings, vocabulary.hash, sorted(task.stem for task in tasks)]
-    return Maker(
-        output=config.output,
-        work=work,
-        options=PairOptions(
-            max_seq_length=config.max_seq_length,
-            short_seq_prob=config.short_seq_prob,
-            seed=config.seed,
-            copies=config.dupe_factor,
-        ),
-        made_from=hash_json(made_from if addition.to is None else [*made_from, addition.to]),
-        known=addition.known,
-    )
-
-
-def _wanted_from(config: ShardConfig, tasks: Sequence[MapTask], maker: Maker, addition: Addition) -> int:
-    """The lowest hash that a shard which an earlier attempt left to be made may hold; 0 where there was none."""
-    spills = [read_spill(maker.work, task.stem) for task in tasks]
-    known = census.read_census(maker.work, maker.made_from)
-    if known is None or None in spills:
-        return 0
-    plans = _plans(config, known, [spill for spill in spills if spill is not None], addition)
-    return wanted_from(plans, read_finished(plans, maker))
-
-
-def _reduce(
-    config: ShardConfig,
-    maker: Maker,
-    spills: Sequence[Spill],
-    runs: Sequence[Run],
-    run_all: RunAll,
-    addition: Addition,
-) -> list[Reduced]:
-    """All shards, in order; refuses a corpus of fewer than two documents, unless all were known before."""
-    counted = census.read_census(maker.work, maker.made_from)
-    if counted is None:
-        came = sum(run.documents for spill in spills for run in spill.runs)
-        fraction = config.validation_fraction
-        counted = census.take_census(
-            maker.work,
-            runs,
-            came=came,
-            validation_fraction=fraction,
-            seed=config.seed,
-            known=KnownDocuments(addition.known),
-        )
-        if came and not counted.documents:
-            return []
-        _refuse_few(counted, spills)
-        census.write_census(maker.work, counted, maker.made_from)
-    plans = _plans(config, counted, spills, addition)
-    training = sum(plan.split == "train" for plan in plans)
-    if config.shards is not None and training < config.shards:
-        say(
-            f"{config.shards} shards asked for, {training} made: each needs {census.LEAST_DOCUMENTS} "
-            f"documents of the {counted.documents - counted.held_out:,} to train on"
-        )
-    if config.validation_fraction and not counted.held_out:
-        say(f"no validation shard: {counted.documents} documents are too few to hold two out")
-    tally.check_known(spills)
-    return reduce_left(plans, read_finished(plans, maker), runs, maker, run_all)
-
-
-def _plans(
-    config: ShardConfig, counted: census.Census, spills: Sequence[Spill], addition: Addition
-) -> list[census.PartitionPlan]:
-    text_bytes = sum(spill.fingerprint.bytes for spill in spills)
-    asked = config.shards or max(1, round(text_bytes * config.dupe_factor / _SHARD_BYTES))
-    return census.plan_partitions(counted, asked=asked, numbered_from=addition.numbered_from)
-
-
-def _refuse_few(counted: census.Census, spills: Sequence[Spill]) -> None:
-    if counted.documents >= 2:
-        return
-    empty = sum(spill.empty for spill in spills)
-    no_utf8 = sum(spill.skipped for spill in spills)
-    skipped = f", {no_utf8} skipped as no UTF-8" if no_utf8 else ""
-    if filtered := sum(each.dropped for spill in spills for each in spill.filters.values()):
-        skipped += f", {filtered} by filters"
-    raise InputError(
-        f"the corpus holds {counted.documents} distinct documents with text ({counted.duplicates} "
-        f"repetitions and {empty} empty ones dropped{skipped}); give two or more, with a blank line between "
-        "documents, since a random next segment comes from another document"
-    )
-
-
 def _manifest(config: ShardConfig, vocabulary: Vocabulary, made: Made, files: dict[str, Any]) -> Manifest:
-    corpus, counts = tally.tally(made.spills, made.reduced, dupe_factor=config.dupe_factor)
+    corpus, counts = tally.tally(
+        made.spills, made.reduced, dupe_factor=config.dupe_factor, sources=config.source_names
+    )
     return Manifest(
         settings=config.settings,
         vocabulary=identity(vocabulary),

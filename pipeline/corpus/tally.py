@@ -33,12 +33,12 @@ _MOSTLY_UNKNOWN = 0.5
 
 
 def tally(
-    spills: Sequence[Spill], reduced: Sequence[Reduced], *, dupe_factor: int = 1
+    spills: Sequence[Spill], reduced: Sequence[Reduced], *, dupe_factor: int = 1, sources: Sequence[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest's entries `corpus` and `counts`."""
-    fingerprint = Fingerprint()
-    for spill in spills:
-        fingerprint.merge(spill.fingerprint)
+    """The manifest's entries `corpus` and `counts`.
+
+    sources: the names of the corpus's sources by their numbers; none where they have no names
+    """
     total = PairCounts()
     sides = {split: PairCounts() for split in SPLITS}
     for each in reduced:
@@ -47,25 +47,63 @@ def tally(
     letters = Letters()
     for spill in spills:
         letters.merge(Letters(spill.letters))
+    counts = {
+        **_counts(total),
+        "dupe_factor": dupe_factor,
+        **_read(spills, total.documents),
+        "marks_lost": letters.lost(),
+        "balance": _balance_note(total, reduced),
+        "splits": {split: _counts(side) for split, side in sides.items() if side.pairs},
+    }
+    if sources:
+        counts["left_out"] = sum(spill.left_out for spill in spills)
+        counts["sources"] = _by_source(spills, total, sources)
+        # A filter's limit is the source's own, and what it did stands there.
+        counts.pop("filters", None)
+    return _fingerprint(spills).as_dict(), counts
+
+
+def _fingerprint(spills: Sequence[Spill]) -> Fingerprint:
+    fingerprint = Fingerprint()
+    for spill in spills:
+        fingerprint.merge(spill.fingerprint)
+    return fingerprint
+
+
+def _read(spills: Sequence[Spill], documents: int) -> dict[str, Any]:
+    """What became of the text read; `documents`: those that stayed, each once."""
     filters = as_plain(merge_counts(spill.filters for spill in spills))
     came = sum(run.documents for spill in spills for run in spill.runs)
-    counts = {
-        **_counts(total, dupe_factor),
-        "dupe_factor": dupe_factor,
-        "duplicates": came - total.documents,
+    return {
+        "duplicates": came - documents,
         "empty": sum(spill.empty for spill in spills),
         "invalid_replaced": sum(spill.replaced for spill in spills),
         "invalid_skipped": sum(spill.skipped for spill in spills),
-        "marks_lost": letters.lost(),
         "unknown_share": unknown_share(spills),
-        "balance": _balance_note(total, reduced),
-        "splits": {split: _counts(side, dupe_factor) for split, side in sides.items() if side.pairs},
         **({"filters": filters} if filters else {}),
     }
-    return fingerprint.as_dict(), counts
 
 
-def _counts(counts: PairCounts, copies: int) -> dict[str, Any]:
+def _by_source(spills: Sequence[Spill], total: PairCounts, names: Sequence[str]) -> dict[str, Any]:
+    """The same by source: documents that stayed as its own, pairs whose segment A is of it, and what was read."""
+    found = {}
+    for number, name in enumerate(names):
+        own = [spill for spill in spills if spill.source == number]
+        documents, pairs, tokens = total.sources.get(str(number), (0, 0, 0))
+        read = _fingerprint(own)
+        found[name] = {
+            "documents": documents,
+            "pairs": pairs,
+            "tokens": tokens,
+            "documents_read": read.documents,
+            "bytes_read": read.bytes,
+            "left_out": sum(spill.left_out for spill in own),
+            **_read(own, documents),
+        }
+    return found
+
+
+def _counts(counts: PairCounts) -> dict[str, Any]:
     return {
         "documents": counts.documents,
         "sentences": counts.sentences,
@@ -74,7 +112,7 @@ def _counts(counts: PairCounts, copies: int) -> dict[str, Any]:
         "random_next": counts.random_next,
         "random_share": _share(counts.random_next, counts.pairs),
         "forced_share": _share(counts.forced, counts.pairs),
-        "short_document_share": _share(counts.short_documents, counts.documents * copies),
+        "short_document_share": _share(counts.short_documents, counts.sets),
         "short_pair_share": _share(counts.short_pairs, counts.pairs),
     }
 
@@ -213,14 +251,42 @@ def dropped(counts: dict[str, Any]) -> str:
         said += f", {skipped:,} skipped as no UTF-8"
     if replaced := counts.get("invalid_replaced", 0):
         said += f", {replaced:,} with U+FFFD for what was no UTF-8"
-    if filtered := dropped_documents(counts.get("filters", {})):
+    if filtered := sum(dropped_documents(each.get("filters", {})) for each in _parts(counts)):
         said += f", {filtered:,} dropped by filters"
+    if left_out := counts.get("left_out", 0):
+        said += f", {left_out:,} left out by weight"
     return said
 
 
+def _parts(counts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Where what filters did is counted: in each source, or in the counts of a corpus without any."""
+    return list(counts["sources"].values()) if "sources" in counts else [counts]
+
+
+def source_notes(settings: dict[str, Any], counts: dict[str, Any]) -> dict[str, str]:
+    """What came of each source, in a few words; empty where the corpus has none."""
+    return {
+        name: f"weight {settings['sources'][name]['weight']:g}, {each['documents']:,} documents ({dropped(each)}) of "
+        f"{each['bytes_read'] / 1e6:,.1f} MB read, {each['pairs']:,} pairs "
+        f"({_share(each['pairs'], counts['pairs']):.1%}), {each['unknown_share']:.2%} of tokens unknown"
+        for name, each in counts.get("sources", {}).items()
+    }
+
+
 def filter_notes(settings: dict[str, Any], counts: dict[str, Any]) -> dict[str, str]:
-    """What each filter did, in a few words, by its name and limit; empty where none was on."""
-    return describe(counts.get("filters", {}), settings.get("filters", {}))
+    """What each filter did, in a few words, by its source, name and limit; empty where none was on."""
+    if "sources" not in counts:
+        return describe(counts.get("filters", {}), settings.get("filters", {}))
+    return {
+        f"{source}: {name}": said
+        for source, each in counts["sources"].items()
+        for name, said in filter_notes(settings["sources"][source], each).items()
+    }
+
+
+def filters_found(counts: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each filter did, with its examples, in the order of `filter_notes`."""
+    return [found for each in _parts(counts) for found in each.get("filters", {}).values()]
 
 
 def text_read(corpus: dict[str, Any], counts: dict[str, Any]) -> str:
@@ -246,6 +312,7 @@ def summary(manifest: Manifest, *, seconds: float, continued: bool) -> list[str]
     lines = [
         f"documents  {counts['documents']:,} ({dropped(counts)}), {counts['sentences']:,} sentences, "
         f"{text_read(manifest.corpus, counts)}",
+        *(f"source     {name}: {said}" for name, said in source_notes(manifest.settings, counts).items()),
         f"pairs      {headline(manifest)}{_copies(counts)}",
         f"labels     {counts['random_share']:.2%} random-next ({counts['forced_share']:.1%} by force)",
         f"vocabulary {counts['unknown_share']:.2%} of tokens unknown",
@@ -274,4 +341,6 @@ def facts(manifest: Manifest, *, seconds: float, continued: bool) -> dict[str, A
 
 def _copies(counts: dict[str, Any]) -> str:
     times = counts["dupe_factor"]
-    return f", each document {times} times over" if times > 1 else ""
+    if times == 1:
+        return ""
+    return f", each document {times} times {'its weight' if 'sources' in counts else 'over'}"

@@ -154,6 +154,17 @@ def encode_words(
     return np.concatenate(ids), np.concatenate(lengths), np.concatenate(continues)
 
 
+def continues_by_pieces(
+    vocabulary: Vocabulary, ids: NDArray[np.uint32], lengths: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """For each of the `ids` of sentences, whether it is a piece that continues the token before it (bool)."""
+    is_piece = np.zeros(vocabulary.size, np.bool_)
+    is_piece[list(vocabulary.continuing_ids)] = True
+    continues = is_piece[ids]
+    continues[(np.cumsum(lengths) - lengths)[lengths > 0]] = False
+    return continues
+
+
 def _words(
     sentences: Sequence[str], language: str, first_characters: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -20,7 +20,8 @@ from typing import Any
 from pipeline import storage
 from pipeline.corpus.alphabet import choose_alphabet
 from pipeline.corpus.readers import ReadOptions
-from pipeline.corpus.vocab_making import make_vocabulary
+from pipeline.corpus.sources import Source, all_sources
+from pipeline.corpus.vocab_making import learned_settings, make_vocabulary
 from pipeline.corpus.vocab_training import ImpossibleSize, train
 from pipeline.corpus.vocabulary import SPECIALS, Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.errors import InputError
@@ -32,8 +33,11 @@ __all__ = ["ImpossibleSize", "VocabConfig", "Vocabulary", "load_vocabulary", "ru
 class VocabConfig:
     """What vocabulary to make, of which text."""
 
-    corpus: tuple[str, ...]
+    corpus: tuple[str, ...] = ()
     """Files, folders, globs or URIs."""
+
+    sources: tuple[Source, ...] = ()
+    """Instead of `corpus`: its parts, with a weight and a `read` of their own."""
 
     output: str
     """The folder to write."""
@@ -72,6 +76,7 @@ class VocabConfig:
         if not self.output:
             raise InputError("output is empty; name the folder to write")
         storage.check_name(self.output)
+        _ = self.all_sources
         least = {"min_frequency": 1, "unused": 0, "limit_alphabet": 1, "max_bytes": 1, "workers": 1}
         for name, minimum in least.items():
             value = getattr(self, name)
@@ -92,12 +97,16 @@ class VocabConfig:
         return (pad, *(f"[unused{index}]" for index in range(self.unused)), *others)
 
     @property
+    def all_sources(self) -> tuple[Source, ...]:
+        """The sources in their order; a corpus without any is the only one."""
+        return all_sources(self.sources, corpus=self.corpus, read=self.read)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What decides the result beside the corpus's content; where that lies does not."""
-        elsewhere = ("corpus", "output", "workers", "read")
+        elsewhere = ("corpus", "sources", "output", "workers", "read")
         chosen = {name: value for name, value in asdict(self).items() if name not in elsewhere}
-        # How the files are read shows in the corpus's fingerprint; what filters leave of it does not.
-        return chosen | self.read.filters.settings
+        return chosen | learned_settings(self.all_sources)
 
 
 def run(config: VocabConfig) -> Vocabulary:
@@ -107,9 +116,8 @@ def run(config: VocabConfig) -> Vocabulary:
     the output folder holds another vocabulary; then nothing is written.
     """
     return make_vocabulary(
-        corpus=config.corpus,
+        sources=config.all_sources,
         output=config.output,
-        read=config.read,
         max_bytes=config.max_bytes,
         cased=config.cased,
         settings=config.settings,

@@ -60,7 +60,7 @@ class RawCounts:
 
     def __init__(self, limit: int = RAW_LIMIT) -> None:
         self._limit = limit
-        self._held: list[str] = []
+        self._held: dict[int, list[str]] = {}
         self._held_characters = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._runs: list[str] = []
@@ -75,10 +75,10 @@ class RawCounts:
         if self._folder is not None:
             self._folder.cleanup()
 
-    def add(self, text: str) -> None:
-        """Count a document's pieces in."""
+    def add(self, text: str, times: int = 1) -> None:
+        """Count a document's pieces in, so many times each."""
         for piece in _pieces(text):
-            self._held.append(piece)
+            self._held.setdefault(times, []).append(piece)
             self._held_characters += len(piece)
             if self._held_characters >= _SLICE_CHARACTERS:
                 self._count_held()
@@ -112,12 +112,11 @@ class RawCounts:
             yield word.decode(), total
 
     def _count_held(self) -> None:
-        if not self._held:
-            return
-        # Python's NUL is BERT's nothing, as the other is, and no piece may hold it.
-        text = "\n".join(self._held).encode().replace(b"\0", b"\1")
-        self._held, self._held_characters = [], 0
-        self._count(text, *cut_words(text), 1)
+        held, self._held, self._held_characters = self._held, {}, 0
+        for times, pieces in held.items():
+            # Python's NUL is BERT's nothing, as the other is, and no piece may hold it.
+            text = "\n".join(pieces).encode().replace(b"\0", b"\1")
+            self._count(text, *cut_words(text), times)
 
     def _count(
         self, text: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64], times: NDArray[np.int64] | int

@@ -16,7 +16,7 @@ Example:
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -104,9 +104,10 @@ def is_unspaced(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
 _Finder = Callable[[Sequence[str]], NDArray[np.int64]]
 
 
-@lru_cache(maxsize=1)
+@cache
 def _finder(language: str) -> _Finder:
-    """Loaded once a process: a dictionary takes a tenth of a second and up to 100 MB."""
+    """Loaded once a process, one for each language that it meets: a dictionary takes a tenth of a second and up to
+    100 MB."""
     return {"ja": _japanese, "zh": _chinese}[language]()
 
 

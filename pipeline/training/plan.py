@@ -73,10 +73,15 @@ class Plan:
         if self.objective.causal or self.recipe.masking.strategy == "token":
             return []
         settings = {source.folder: source.manifest.settings for sources in self.sources for source in sources}
+        texts = {
+            (f"{folder}'s source {name}" if name else folder): known
+            for folder, whole in settings.items()
+            for name, known in whole.get("sources", {"": whole}).items()
+        }
         return [
-            f"warning: {folder} was made without --words, so in language {known['language']!r} a word is a single "
+            f"warning: {text} was made without --words, so in language {known['language']!r} a word is a single "
             f"character, or a run of kana, to masking.strategy {self.recipe.masking.strategy}"
-            for folder, known in settings.items()
+            for text, known in texts.items()
             if has_words(known.get("language", "")) and not known.get("words")
         ]
 

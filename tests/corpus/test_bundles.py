@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 from pipeline.corpus.bundles import gather_bundles
 from pipeline.corpus.pieces import piece_bytes
 from pipeline.corpus.readers import Split
-from pipeline.corpus.sources import look_at, stems
-from pipeline.corpus.splits import find_splits
+from pipeline.corpus.sources import Source, SourceBundle, bundle_sources, find_sources
 
 KIB = 1 << 10
 
 
 def split_of(size: int, name: object = "") -> Split:
     return Split(path=f"{name}.txt", kind="text", bytes=size)
+
+
+def bundles_of(folder: Path, piece: int) -> list[SourceBundle]:
+    return bundle_sources(find_sources([Source(corpus=(str(folder),))]), piece)
 
 
 @given(
@@ -50,11 +53,9 @@ def spills(tmp_path: Path) -> object:
 
     def named() -> dict[str, list[str]]:
         """The names of spills, and of the files in each."""
-        splits = find_splits([str(tmp_path)])
-        bundles = gather_bundles(splits, 150 * KIB)
         return {
-            stem: [os.path.basename(split.path) for split in bundle]
-            for stem, bundle in stems(bundles, look_at(splits))
+            each.stem: [os.path.basename(split.path) for split in each.bundle]
+            for each in bundles_of(tmp_path, 150 * KIB)
         }
 
     return named
@@ -78,8 +79,7 @@ def test_equal_bundles_have_names_of_their_own(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.txt").write_text("the same")
         os.utime(tmp_path / f"{name}.txt", (1, 1))
-    splits = find_splits([str(tmp_path)])
-    first, second = (stem for stem, _ in stems([(split,) for split in splits], look_at(splits)))
+    first, second = (each.stem for each in bundles_of(tmp_path, 1))
     assert first[:-1] == second[:-1]
     assert first != second
 
@@ -87,7 +87,5 @@ def test_equal_bundles_have_names_of_their_own(tmp_path: Path) -> None:
 def test_pieces_of_a_file_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("one\n\ntwo\n\n" * 100)
     monkeypatch.setattr("pipeline.corpus.splits.piece_bytes", lambda corpus_bytes: 100)
-    splits = find_splits([str(tmp_path)])
-    assert (
-        len({stem for stem, _ in stems([(split,) for split in splits], look_at(splits))}) == len(splits) == 10
-    )
+    bundles = bundles_of(tmp_path, 1)
+    assert len({each.stem for each in bundles}) == len(bundles) == 10

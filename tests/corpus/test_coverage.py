@@ -19,7 +19,8 @@ from pipeline.corpus.casing import script_of
 from pipeline.corpus.counting import Counts, Group, GroupCounts, count_corpus
 from pipeline.corpus.coverage import Coverage, Report, measure, table
 from pipeline.corpus.documents import canonical
-from pipeline.corpus.readers import ReadOptions, find_splits
+from pipeline.corpus.sources import Source, find_sources
+from pipeline.corpus.splits import find_splits
 from pipeline.corpus.vocab import VocabConfig, run
 from pipeline.corpus.vocab_report import ReportConfig
 from pipeline.corpus.vocab_training import ImpossibleSize
@@ -45,7 +46,7 @@ def many_documents(count: int = 2000) -> list[str]:
 
 
 def count(*corpus: str, **settings: Any) -> Counts:
-    return count_corpus(find_splits(corpus), ReadOptions(), **settings)
+    return count_corpus(find_sources([Source(corpus=corpus)]), **settings)
 
 
 def own_words(words: Counter[str]) -> set[str]:
@@ -77,7 +78,7 @@ def test_sides_depend_on_the_documents_alone(tmp_path: Path, max_bytes: int | No
     found = []
     for names in (["one.txt"], ["second.txt", "first.txt"]):
         with count(*(str(tmp_path / name) for name in names), max_bytes=max_bytes) as counts:
-            found.append((counts.corpus, counts.words(cased=False), held_out_words(counts)))
+            found.append((counts.whole.corpus, counts.words(cased=False), held_out_words(counts)))
     assert found[0] == found[1]
 
 

@@ -28,6 +28,7 @@ from pipeline.corpus.shard_table import ShardTable
 from pipeline.corpus.sharding import ShardConfig
 from pipeline.corpus.sharding import run as shard
 from pipeline.corpus.shards import SPLITS, Block, read_blocks, write_shard
+from pipeline.corpus.sources import Source
 from pipeline.corpus.tokens import Encoder, encode_words
 from pipeline.corpus.verification import verify
 from pipeline.corpus.vocabulary import SPECIALS, Vocabulary, load_vocabulary, save_vocabulary
@@ -290,6 +291,31 @@ def test_flags_stay_with_their_tokens_through_runs_and_copies(
         expected = block.tokens % 3 == 0
         expected[block.offsets[:-1]] = expected[block.offsets[:-1] + block.a_lengths] = False
         assert np.array_equal(block.continues, expected)
+
+
+def test_sources_that_ask_for_no_words_have_them_by_pieces(
+    tmp_path: Path, corpora: dict[str, str], vocabulary: str
+) -> None:
+    read = ReadOptions(sentences="lines")
+    sources = tuple(
+        Source(name=name, corpus=(corpora[name],), language=name, words=name == "zh", read=read)
+        for name in LANGUAGES
+    )
+    config: dict[str, Any] = {"vocab": vocabulary, "max_seq_length": 24, "workers": 1}
+    manifest = shard(ShardConfig(sources=sources, output=str(tmp_path / "both"), **config))
+    assert manifest.settings["words"] == "rjieba"
+    assert [manifest.settings["sources"][name]["words"] for name in LANGUAGES] == [None, "rjieba"]
+    assert verify(str(tmp_path / "both"), manifest) == []
+    joined = {
+        "".join(VOCABULARY.tokens[number].removeprefix("##") for number in block.tokens[place : place + 2])
+        for block in blocks_of(tmp_path / "both", manifest)
+        if block.continues is not None
+        for place in (np.flatnonzero(block.continues) - 1).tolist()
+        if not VOCABULARY.tokens[block.tokens[place + 1]].startswith("##")
+    }
+    # What no piece joins, the library does, and in Chinese alone.
+    assert {"喜欢", "北京"} <= joined
+    assert not joined & {"吾輩", "名前", "記憶", "見当"}
 
 
 def test_what_inspect_shows_has_a_space_before_each_word(

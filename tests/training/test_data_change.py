@@ -150,6 +150,11 @@ def test_masks_by_words_that_the_shards_do_not_know_are_warned_of(
     (warning,) = notes(chinese, strategy="whole_word")
     assert warning.startswith(f"warning: {chinese} was made without --words")
     assert notes(chinese) == notes(shards, strategy="whole_word") == []
+    sources = {"books": {"language": "en", "words": None}, "wiki": {"language": "zh", "words": None}}
+    manifest["settings"] = {"max_seq_length": 64, "words": None, "sources": sources}
+    path.write_text(json.dumps(manifest))
+    (warning,) = notes(chinese, strategy="whole_word")
+    assert warning.startswith(f"warning: {chinese}'s source wiki was made without --words")
     recipe["objective"] = "ltr"
     (warning,) = notes(shards, strategy="whole_word")
     assert "masking plays no part" in warning

@@ -22,6 +22,7 @@ TEXT = "\n\n".join(f"Document {n} says this.\nAnd that follows it.\nIts end is {
 def build(folder: Path, shards: Path, cli: Any) -> None:
     """Fill `folder`; `shards` are good ones of pairs of up to 64 tokens."""
     _corpora(folder)
+    _sources(folder)
     _vocabularies(folder, shards)
     _shard_folders(folder, shards)
     _recipes(folder)
@@ -70,6 +71,21 @@ def _corpora(folder: Path) -> None:
     (folder / "FOLDER").mkdir()
     (folder / "stale.txt").symlink_to("gone.txt")
     os.mkfifo(folder / "PIPE")
+
+
+def _sources(folder: Path) -> None:
+    def write(name: str, **sources: Any) -> None:
+        (folder / name).write_text(yaml.safe_dump({"sources": sources}))
+
+    write("sources.yaml", good={"corpus": "good.txt"}, more={"corpus": ["good.jsonl"], "weight": 2})
+    write("unsourced.yaml")
+    write("wieght.yaml", good={"corpus": "good.txt", "wieght": 2})
+    write("corpusless.yaml", good={"weight": 2})
+    write("weight0.yaml", good={"corpus": "good.txt", "weight": 0})
+    write("weight-1.yaml", good={"corpus": "good.txt", "weight": -1})
+    write("weighttext.yaml", good={"corpus": "good.txt", "weight": "heavy"})
+    write("nofiles.yaml", good={"corpus": "good.txt"}, hollow={"corpus": "FOLDER"})
+    write("japanese.yaml", good={"corpus": "good.txt", "language": "de", "words": True})
 
 
 def _vocabularies(folder: Path, shards: Path) -> None:
