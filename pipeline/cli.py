@@ -96,6 +96,7 @@ def _corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.argument("corpus", nargs=-1, metavar="[CORPUS]..."),
             click.option(
                 "--sources",
+                "sources_file",
                 metavar="YAML",
                 help="Instead of CORPUS: a file of sources, each with a name, corpus, weight and options of its own; "
                 "the command line's are the defaults.",
@@ -173,7 +174,7 @@ def _text_options(
     from pipeline.corpus.filters import FilterOptions
     from pipeline.corpus.readers import ReadOptions
 
-    path, filters, redactions = (settings.pop(name) for name in ("sources", "filters", "redactions"))
+    path, filters, redactions = (settings.pop(name) for name in ("sources_file", "filters", "redactions"))
     read = {name: settings.pop(name) for name in ("sentences", "format", "text_key", "invalid_utf8")}
     own = {name: settings.pop(name) for name in more}
     if path is None:
