@@ -215,7 +215,9 @@ def _sources(settings: dict[str, Any], counts: dict[str, Any]) -> list[str]:
     """What came of each source, and how it was read."""
     lines: list[str] = []
     for name, said in source_notes(settings, counts).items():
-        own = {key: value for key, value in settings["sources"][name].items() if key != "weight"}
+        own = {
+            key: value for key, value in settings.get("sources", {}).get(name, {}).items() if key != "weight"
+        }
         lines += _wrapped("sources" if not lines else "", f"{name}: {said}; {_listed(own)}")
     return lines
 

@@ -145,6 +145,7 @@ def merged_counts(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         },
         "unknown_share": _weighted(unknown, weights),
         "balance": other["balance"] or one["balance"],
+        **_merged_sources(one, other),
         "splits": {
             split: _merged_sides(*found) if len(found) == 2 else found[0]
             for split in SPLITS
@@ -152,6 +153,27 @@ def merged_counts(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         },
         **({"filters": as_plain(filters)} if filters else {}),
     }
+
+
+def _merged_sources(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The counts of sources, of both by name, and of documents that their weights left out."""
+    if "sources" not in one and "sources" not in other:
+        return {}
+    merged: dict[str, Any] = {}
+    for counts in (one.get("sources", {}), other.get("sources", {})):
+        for name, new in counts.items():
+            if (before := merged.get(name)) is None:
+                merged[name] = new
+                continue
+            filters = merge_counts(from_plain(each.get("filters", {})) for each in (before, new))
+            merged[name] = {
+                **{key: before[key] + value for key, value in new.items() if isinstance(value, int)},
+                "unknown_share": _weighted(
+                    [before["unknown_share"], new["unknown_share"]], (before["tokens"], new["tokens"])
+                ),
+                **({"filters": as_plain(filters)} if filters else {}),
+            }
+    return {"left_out": one.get("left_out", 0) + other.get("left_out", 0), "sources": merged}
 
 
 def _merged_sides(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -263,11 +285,17 @@ def _parts(counts: dict[str, Any]) -> list[dict[str, Any]]:
     return list(counts["sources"].values()) if "sources" in counts else [counts]
 
 
+def _of_source(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """A source's settings; none where it was added to shards later (the manifest's `parts` have them)."""
+    found: dict[str, Any] = settings.get("sources", {}).get(name, {})
+    return found
+
+
 def source_notes(settings: dict[str, Any], counts: dict[str, Any]) -> dict[str, str]:
     """What came of each source, in a few words; empty where the corpus has none."""
     return {
-        name: f"weight {settings['sources'][name]['weight']:g}, {each['documents']:,} documents ({dropped(each)}) of "
-        f"{each['bytes_read'] / 1e6:,.1f} MB read, {each['pairs']:,} pairs "
+        name: f"weight {_of_source(settings, name).get('weight', 1):g}, "
+        f"{each['documents']:,} documents ({dropped(each)}) of {each['bytes_read'] / 1e6:,.1f} MB read, {each['pairs']:,} pairs "
         f"({_share(each['pairs'], counts['pairs']):.1%}), {each['unknown_share']:.2%} of tokens unknown"
         for name, each in counts.get("sources", {}).items()
     }
@@ -280,7 +308,7 @@ def filter_notes(settings: dict[str, Any], counts: dict[str, Any]) -> dict[str, 
     return {
         f"{source}: {name}": said
         for source, each in counts["sources"].items()
-        for name, said in filter_notes(settings["sources"][source], each).items()
+        for name, said in filter_notes(_of_source(settings, source), each).items()
     }
 
 

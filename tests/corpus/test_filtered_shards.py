@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.corpus import sharding, vocab
+from pipeline.corpus import making, vocab
 from pipeline.corpus.filters import FilterOptions
 from pipeline.corpus.inspection import InspectConfig
 from pipeline.corpus.inspection import run as inspect
-from pipeline.corpus.manifest import Manifest
+from pipeline.corpus.manifest import Manifest, read_manifest
 from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.shards import read_blocks
 from pipeline.corpus.vocabulary import load_vocabulary
@@ -51,9 +51,7 @@ def assert_nothing_private(folder: Path) -> None:
                     tokens = pa.ipc.open_file(file).get_batch(0).column("tokens").values.to_numpy()
                 content += text_of(tokens, words)
             if path.suffix == ".tar":
-                (info,) = (
-                    each for each in sharding.read_manifest(str(folder)).shards if each.name == path.name
-                )
+                (info,) = (each for each in read_manifest(str(folder)).shards if each.name == path.name)
                 for block in read_blocks(str(folder), info):
                     content += text_of(block.tokens, words)
             found += [(path.name, secret) for secret in SECRETS if secret.encode() in content]
@@ -77,7 +75,7 @@ def test_what_is_redacted_is_in_no_byte_of_the_folder_finished_or_not(
     def killed(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(sharding, "_reduce", killed)
+    monkeypatch.setattr(making, "_reduce", killed)
     with pytest.raises(MemoryError):
         shard(**given)
     assert any((tmp_path / "shards" / ".work").glob("*.arrow"))

@@ -185,7 +185,7 @@ def test_another_weight_or_option_is_refused_with_the_difference(
         shard(corpus=(), sources=two)
     else:
         with monkeypatch.context() as patched:
-            patched.setattr("pipeline.corpus.sharding._reduce", _stop)
+            patched.setattr("pipeline.corpus.making._reduce", _stop)
             with pytest.raises(KeyboardInterrupt):
                 shard(corpus=(), sources=two)
     books, wiki = two
