@@ -14,6 +14,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,15 @@ BINS = 8
 REAL_DOCUMENTS = 500
 FALSE_ALARM = 3.719  # standard deviations of a normal: one in 10,000, on one side
 
-COLUMNS = ("tokens of A", "tokens of B", "sentences of A", "sentences of B")
+_OTHERS = attrgetter("a_sentences", "b_sentences", "document", "random_next", "forced", "short")
+COLUMNS = ("tokens", "tokens of A", "tokens of B", "sentences of A", "sentences of B")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
     """One side's pairs of one time, a row of each array a pair.
 
-    values: (pairs, 4), what COLUMNS names
+    values: (pairs, 5), what COLUMNS names
     document: the place of segment A's
     """
 
@@ -66,7 +68,7 @@ def ours(lengths: Lengths, options: PairOptions) -> Pairs:
     ]
     tokens = [np.diff(each)[:, 0] for each in (pairs.a, pairs.b)]
     return Pairs(
-        values=np.stack([*tokens, *sentences], 1),
+        values=np.stack([sum(tokens), *tokens, *sentences], 1),
         document=pairs.document_a,
         random_next=pairs.random_next,
         forced=pairs.forced,
@@ -81,15 +83,11 @@ def published(lengths: Lengths, draw: random.Random, random_share: float) -> Pai
         draw,
         random_share=random_share,
     )
-    rows = np.array(
-        [
-            (len(a.a), len(a.b), a.a_sentences, a.b_sentences, a.document, a.random_next, a.forced, a.short)
-            for a in made
-        ]
-    )
+    rows = np.array([[len(each.a), len(each.b), *_OTHERS(each)] for each in made])
+    a, b, *sentences = rows[:, :4].T
     flags = rows[:, 5:].astype(np.bool_)
     return Pairs(
-        values=rows[:, :4],
+        values=np.stack([a + b, a, b, *sentences], 1),
         document=rows[:, 4],
         random_next=flags[:, 0],
         forced=flags[:, 1],
@@ -177,7 +175,7 @@ def test_pairs_of_drawn_lengths_are_distributed_as_published() -> None:
 
 @pytest.mark.parametrize(
     ("departure", "shows"),
-    [({"short_seq_prob": 0.2}, "short, actual next"), ({"max_seq_length": 126}, "tokens of B, actual next")],
+    [({"short_seq_prob": 0.2}, "short, actual next"), ({"max_seq_length": 126}, "tokens, actual next")],
 )
 def test_a_departure_from_the_published_algorithm_shows(departure: dict[str, Any], shows: str) -> None:
     options = {"max_seq_length": MAX_SEQ_LENGTH, "seed": 2} | departure
