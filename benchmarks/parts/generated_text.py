@@ -2,9 +2,9 @@
 
 In: texts. Out: copy after copy of them, as many as are asked for, and files of them. What always holds: copy 0 is
 the text itself, copy k a function of text and k; no two documents are equal; distinct words grow with the copies
-about as in natural text (English of 35 MB holds 120,000; with 10 copies 3 times as many, with 100 copies 13 times),
-since a coined word takes the place of every 100th word that is long enough: the beginning of that word and the
-ending of the one k such words before.
+about as in natural text (35 MB of English hold 126,000; 10 copies 2.3 times as many, 100 copies 14 times), since a
+coined word takes the place of every 100th word that is long enough: the beginning of that word and the ending of the
+one k such words before.
 
 Example:
     write_texts("corpus.txt", copy_of(texts, 3))

@@ -30,7 +30,7 @@ from pipeline.corpus.sentences import segment
 from pipeline.corpus.splits import find_splits
 from pipeline.corpus.tokens import Encoder
 from pipeline.corpus.vocabulary import Vocabulary
-from workshop.partitions import Lengths, english_lengths, load_published, partition_of
+from workshop.partitions import Lengths, english_lengths, load_part, partition_of
 
 MAX_SEQ_LENGTH = 128
 TIMES = 3
@@ -77,7 +77,7 @@ def ours(lengths: Lengths, options: PairOptions) -> Pairs:
 
 
 def published(lengths: Lengths, draw: random.Random, random_share: float) -> Pairs:
-    made = load_published().published_pairs(
+    made = load_part("published_pairs").published_pairs(
         [[[0] * tokens for tokens in document] for document in lengths],
         MAX_SEQ_LENGTH,
         draw,

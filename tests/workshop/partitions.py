@@ -1,4 +1,4 @@
-"""Partitions made of sentence lengths alone, and the published algorithm to hold their pairs against."""
+"""Partitions made of sentence lengths alone, and the parts of benchmarks that tests hold us against."""
 
 import importlib.util
 import random
@@ -13,7 +13,7 @@ from pipeline.corpus.ragged import starts_of
 
 Lengths = list[list[int]]  # of each document, its sentences' numbers of tokens
 
-_PUBLISHED = Path(__file__).resolve().parents[2] / "benchmarks" / "parts" / "published_pairs.py"
+_PARTS = Path(__file__).resolve().parents[2] / "benchmarks" / "parts"
 
 
 def partition_of(lengths: Lengths, hashes: list[int] | None = None) -> Partition:
@@ -38,13 +38,12 @@ def english_lengths(documents: int, seed: int) -> Lengths:
     ]
 
 
-def load_published() -> Any:
-    """The module that holds the published algorithm: `benchmarks/parts/published_pairs.py`."""
-    spec = importlib.util.spec_from_file_location("published_pairs", _PUBLISHED)
+def load_part(name: str) -> Any:
+    """A module of `benchmarks/parts`, among them `published_pairs`, which holds the published algorithm."""
+    spec = importlib.util.spec_from_file_location(name, _PARTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Where dataclasses look for the module they are of.
-    sys.modules[spec.name] = module
+    sys.modules[name] = module  # where dataclasses look for the module they are of
     spec.loader.exec_module(module)
     return module
