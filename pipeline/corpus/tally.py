@@ -295,7 +295,8 @@ def source_notes(settings: dict[str, Any], counts: dict[str, Any]) -> dict[str, 
     """What came of each source, in a few words; empty where the corpus has none."""
     return {
         name: f"weight {_of_source(settings, name).get('weight', 1):g}, "
-        f"{each['documents']:,} documents ({dropped(each)}) of {each['bytes_read'] / 1e6:,.1f} MB read, {each['pairs']:,} pairs "
+        f"{each['documents']:,} documents ({dropped(each)}) of {each['bytes_read'] / 1e6:,.1f} MB read, "
+        f"{each['pairs']:,} pairs "
         f"({_share(each['pairs'], counts['pairs']):.1%}), {each['unknown_share']:.2%} of tokens unknown"
         for name, each in counts.get("sources", {}).items()
     }

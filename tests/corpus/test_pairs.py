@@ -14,35 +14,12 @@ from pipeline.corpus import pairs as pairs_module
 from pipeline.corpus.balance import Walk, balanced_walk
 from pipeline.corpus.chunks import Chunks, Draw, chunks_of
 from pipeline.corpus.pairs import PairOptions, Partition, build_pairs
-from pipeline.corpus.ragged import Growing, gather, starts_of
-
-Lengths = list[list[int]]  # of each document, its sentences' numbers of tokens
-
-
-def partition_of(lengths: Lengths, hashes: list[int] | None = None) -> Partition:
-    """A partition whose tokens are their own places, so that a segment tells where it was cut."""
-    sentences = [tokens for document in lengths for tokens in document]
-    return Partition(
-        tokens=np.arange(sum(sentences), dtype=np.uint32),
-        sentence_offsets=starts_of(np.array(sentences)),
-        document_offsets=starts_of(np.array([len(document) for document in lengths])),
-        document_hashes=np.array(hashes or range(100, 100 + len(lengths)), dtype=np.uint64),
-        document_copies=np.ones(len(lengths), np.uint8),
-        document_sources=np.zeros(len(lengths), np.uint16),
-    )
+from pipeline.corpus.ragged import Growing, gather
+from workshop.partitions import Lengths, english_lengths, partition_of
 
 
 def every_document(partition: Partition, chunks: Chunks) -> Walk:
     return balanced_walk(chunks, partition.document_offsets[:-1], partition.document_offsets[1:])
-
-
-def english_lengths(documents: int, seed: int) -> Lengths:
-    """Sentence lengths with a mean of 27 and a long tail, as in the shared corpus."""
-    draw = random.Random(seed)
-    return [
-        [1 + int(draw.lognormvariate(3.1, 0.6)) for _ in range(1 + int(draw.expovariate(1 / 18)))]
-        for _ in range(documents)
-    ]
 
 
 corpora = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=2, max_size=12)
@@ -265,76 +242,6 @@ def test_truncation_takes_either_end_by_a_fair_coin_a_token() -> None:
     assert abs(fronts.var() - 37.5) < 5 * 37.5 * (2 / 4000) ** 0.5
     assert fronts.min() >= 0
     assert fronts.max() <= removed
-
-
-def published_pairs(
-    documents: list[list[list[int]]], max_seq_length: int, random_share: float, draw: random.Random
-) -> list[tuple[int, int, bool, bool]]:
-    """The algorithm of Devlin et al.'s appendix written down plainly, on lists of tokens.
-
-    Returns lengths of A and B, whether random-next, whether of a short target. `random_share`: the chance of
-    chunks that have a choice, one half as published.
-    """
-    longest = max_seq_length - 3
-    made = []
-    for index, sentences in enumerate(documents):
-        short = draw.random() < 0.1
-        target = draw.randint(2, longest) if short else longest
-        chunk: list[list[int]] = []
-        place = 0
-        while place < len(sentences):
-            chunk.append(sentences[place])
-            if place == len(sentences) - 1 or sum(map(len, chunk)) >= target:
-                split = draw.randint(1, len(chunk) - 1) if len(chunk) > 1 else 1
-                a = [token for sentence in chunk[:split] for token in sentence]
-                b: list[int] = []
-                random_next = len(chunk) == 1 or draw.random() < random_share
-                if random_next:
-                    other = draw.choice(
-                        [d for d in (draw.randrange(len(documents)) for _ in range(99)) if d != index]
-                    )
-                    for sentence in documents[other][draw.randrange(len(documents[other])) :]:
-                        b += sentence
-                        if len(b) >= target - len(a):
-                            break
-                    place -= len(chunk) - split
-                else:
-                    b = [token for sentence in chunk[split:] for token in sentence]
-                while len(a) + len(b) > longest:
-                    (a if len(a) > len(b) else b).pop()
-                made.append((len(a), len(b), random_next, target < longest))
-                chunk = []
-            place += 1
-    return made
-
-
-def test_lengths_and_shares_are_those_of_the_published_algorithm() -> None:
-    lengths = english_lengths(4000, 5)
-    block, counts = build_pairs(partition_of(lengths), PairOptions(max_seq_length=128), shuffle_key=1)
-    free = counts.pairs - counts.forced
-    reference = np.array(
-        published_pairs(
-            [[[0] * tokens for tokens in document] for document in lengths],
-            128,
-            (counts.random_next - counts.forced) / free,
-            random.Random(1),
-        )
-    )
-    ours = np.stack([block.a_lengths, block.lengths - block.a_lengths], 1)
-    assert counts.pairs == pytest.approx(len(reference), rel=0.03)
-    for label in (False, True):
-        mine, theirs = ours[block.random_next == label], reference[reference[:, 2] == label]
-        assert abs(len(mine) / len(ours) - len(theirs) / len(reference)) < 0.015
-        for column in (0, 1):
-            # Kolmogorov–Smirnov; pairs of one document share its target, so 0.1 % is taken twice over.
-            grid = np.arange(126)
-            gap = np.abs(
-                np.searchsorted(np.sort(mine[:, column]), grid, side="right") / len(mine)
-                - np.searchsorted(np.sort(theirs[:, column]), grid, side="right") / len(theirs)
-            ).max()
-            assert gap < 2 * 1.95 * (1 / len(mine) + 1 / len(theirs)) ** 0.5
-    assert counts.short_documents / counts.documents == pytest.approx(0.1, abs=0.02)
-    assert counts.short_pairs / counts.pairs == pytest.approx(reference[:, 3].mean(), abs=0.04)
 
 
 def test_gathering_no_ranges_gives_no_tokens() -> None:
