@@ -240,9 +240,15 @@ def test_one_run_trains_in_a_folder_at_a_time(recipe: dict[str, Any], write_reci
         process.wait()
 
 
-def test_the_run_folder_says_what_it_is(recipe: dict[str, Any], write_recipe: Any, cli: Any) -> None:
+def test_the_run_folder_says_what_it_is_and_no_compiler_is_loaded(
+    recipe: dict[str, Any], write_recipe: Any, cli: Any
+) -> None:
     recipe["phases"][0] |= {"steps": 2, "warmup_steps": 1}
-    assert cli("pretrain", write_recipe(recipe)).returncode == 0
+    done = cli("pretrain", write_recipe(recipe), env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0
+    # Nothing is compiled, and torch's compiler, which doubles a rank's start, is not even loaded.
+    assert "torch.optim" in done.stderr
+    assert "torch._dynamo" not in done.stderr
     run = Path(recipe["run"])
     assert {path.name for path in run.iterdir()} >= {
         "recipe.yaml", "lineage.json", "environment.json", "metrics.jsonl", "checkpoints",
