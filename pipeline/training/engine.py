@@ -39,10 +39,13 @@ def join_world(world: World) -> None:
     os.environ.update(world.environment())
     end_at_once()
     _hush()
-    with _without_mlflow():
+    import torch
+
+    from pipeline.training.uncompiled import without_compiler
+
+    with _without_mlflow(), without_compiler():
         import deepspeed
         import deepspeed.ops
-    import torch
 
     # What init_distributed asks before it compiles, for 40 s, an op that only inference uses. Asked itself,
     # DeepSpeed would try the compiler for each of its ops, on every rank.

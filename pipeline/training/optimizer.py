@@ -24,6 +24,7 @@ def make_optimizer(
 
     from pipeline.training.bert_adam import BertAdam
     from pipeline.training.engine import deepspeed_cpu_adam
+    from pipeline.training.uncompiled import AdamW as TorchAdamW
 
     decayed: list[torch.nn.Parameter] = []
     kept: list[torch.nn.Parameter] = []
@@ -43,7 +44,7 @@ def make_optimizer(
         return BertAdam(groups, **common)
     if cpu_adam:
         return deepspeed_cpu_adam()(groups, adamw_mode=True, **common)
-    return torch.optim.AdamW(groups, fused=True, **common)
+    return TorchAdamW(groups, fused=True, **common)
 
 
 def is_kept(name: str, parameter: "torch.nn.Parameter") -> bool:

@@ -45,6 +45,7 @@ def _engine(
     import torch
 
     from model.bert import BertForPretraining
+    from pipeline.training.uncompiled import without_compiler
 
     recipe = plan.recipe
     load_needed(plan.settings)
@@ -53,19 +54,22 @@ def _engine(
     network = BertForPretraining(plan.model, recompute=recipe.activation_checkpointing == "full")
     if weights is not None:
         network.load_state_dict(weights)
-    engine = Engine(
-        network,
-        make_optimizer(
-            recipe.phases[phase].optimizer, network, recipe.adamw, cpu_adam=plan.settings.wants_cpu_adam
-        ),
-        plan.settings,
-        precision=recipe.precision,
-        # One engine serves all phases with its optimizer: only the largest counts matter to DeepSpeed.
-        micro_batch=max(each.micro_batch for each in recipe.phases),
-        accumulation=max(each.global_batch // world.size // each.micro_batch or 1 for each in recipe.phases),
-        gradient_clipping=recipe.gradient_clipping,
-        world=world,
-    )
+    with without_compiler():
+        engine = Engine(
+            network,
+            make_optimizer(
+                recipe.phases[phase].optimizer, network, recipe.adamw, cpu_adam=plan.settings.wants_cpu_adam
+            ),
+            plan.settings,
+            precision=recipe.precision,
+            # One engine serves all phases with its optimizer: only the largest counts matter to DeepSpeed.
+            micro_batch=max(each.micro_batch for each in recipe.phases),
+            accumulation=max(
+                each.global_batch // world.size // each.micro_batch or 1 for each in recipe.phases
+            ),
+            gradient_clipping=recipe.gradient_clipping,
+            world=world,
+        )
     if weights is not None and recipe.precision != "fp32":
         engine.put_fp32_weights(weights)
     return engine

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.training.checkpoints import read_checkpoint
 from pipeline.training.metrics import read_metrics
 from workshop import processes
+from workshop.recipes import small_recipe
+
+
+@pytest.fixture(scope="module")
+def finished(shards: Path, cli: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a finished run of the small recipe: 20 steps, the checkpoints of steps 15 and 20."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(small_recipe(folder / "run", shards)))
+    done = cli("pretrain", folder / "recipe.yaml")
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
 
 
 @pytest.mark.long
@@ -78,12 +91,12 @@ def test_a_dead_rank_ends_the_others_and_says_so(
 def test_a_stop_signal_ends_in_a_checkpoint_and_the_rerun_repeats_the_undisturbed_run(
     recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
 ) -> None:
-    recipe["phases"][0]["steps"] = 40
+    recipe["phases"][0]["steps"] = 30
     recipe["checkpoint"]["every"] = 1000
     path = write_recipe(recipe)
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
     assert cli("pretrain", path, f"run={undisturbed}").returncode == 0
-    for sent, code, step in ((signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 20)):
+    for sent, code, step in ((signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 12)):
         process = processes.begin(path, f"run={stopped}")
         processes.wait_for_step(stopped, step, process)
         process.send_signal(sent)
@@ -92,7 +105,7 @@ def test_a_stop_signal_ends_in_a_checkpoint_and_the_rerun_repeats_the_undisturbe
         assert "run the same command again to continue" in output
         assert "Traceback" not in output
         saved = read_checkpoint(stopped / "checkpoints" / "latest").step
-        assert step <= saved == read_metrics(stopped)[-1]["step"] < 40
+        assert step <= saved == read_metrics(stopped)[-1]["step"] < 30
     assert cli("pretrain", path, f"run={stopped}").returncode == 0
     assert processes.learned(stopped) == processes.learned(undisturbed)
 
@@ -115,12 +128,13 @@ def test_ranks_that_a_launcher_started_are_joined(
     assert read_checkpoint(Path(recipe["run"]) / "checkpoints" / "latest").world_size == 2
 
 
+@pytest.mark.xdist_group("finished run")
 def test_a_damaged_checkpoint_is_passed_over_aloud(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, finished: Path
 ) -> None:
     path = write_recipe(recipe)
     run = Path(recipe["run"])
-    assert cli("pretrain", path).returncode == 0
+    shutil.copytree(finished, run, symlinks=True)
     before = processes.learned(run)
     newest = run / "checkpoints" / "step-00000020" / "engine" / "mp_rank_00_model_states.pt"
     content = bytearray(newest.read_bytes())
@@ -137,12 +151,12 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     assert newest.read_bytes() != content
 
 
+@pytest.mark.xdist_group("finished run")
 def test_a_checkpoint_after_a_damaged_one_is_kept(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, tmp_path: Path
+    recipe: dict[str, Any], write_recipe: Any, cli: Any, finished: Path
 ) -> None:
-    recipe["checkpoint"] = {"every": 5, "keep_last": 2}
     run = Path(recipe["run"])
-    assert cli("pretrain", write_recipe(recipe)).returncode == 0
+    shutil.copytree(finished, run, symlinks=True)
     # The record itself, too, is damaged: still the one before it is used.
     (run / "checkpoints" / "step-00000020" / "checkpoint.json").write_text("{")
     again = cli("pretrain", write_recipe(recipe), "checkpoint.every=2", "checkpoint.keep_last=1")
@@ -226,9 +240,15 @@ def test_one_run_trains_in_a_folder_at_a_time(recipe: dict[str, Any], write_reci
         process.wait()
 
 
-def test_the_run_folder_says_what_it_is(recipe: dict[str, Any], write_recipe: Any, cli: Any) -> None:
+def test_the_run_folder_says_what_it_is_and_no_compiler_is_loaded(
+    recipe: dict[str, Any], write_recipe: Any, cli: Any
+) -> None:
     recipe["phases"][0] |= {"steps": 2, "warmup_steps": 1}
-    assert cli("pretrain", write_recipe(recipe)).returncode == 0
+    done = cli("pretrain", write_recipe(recipe), env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0
+    # Nothing is compiled, and torch's compiler, which doubles a rank's start, is not even loaded.
+    assert "torch.optim" in done.stderr
+    assert "torch._dynamo" not in done.stderr
     run = Path(recipe["run"])
     assert {path.name for path in run.iterdir()} >= {
         "recipe.yaml", "lineage.json", "environment.json", "metrics.jsonl", "checkpoints",

@@ -25,10 +25,10 @@ WITHOUT_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
 
 @pytest.fixture
 def still(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe without dropout, of 40 steps."""
+    """The recipe without dropout, of 24 steps."""
     recipe["model"] |= WITHOUT_DROPOUT
-    recipe["phases"][0]["steps"] = 40
-    recipe["evaluate"]["every"] = 40
+    recipe["phases"][0]["steps"] = 24
+    recipe["evaluate"]["every"] = 24
     return recipe
 
 
@@ -36,10 +36,10 @@ def still(recipe: dict[str, Any]) -> dict[str, Any]:
 def reference(shards: Path, cli: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder that all others are held against: one rank, ZeRO 0, no accumulation."""
     folder = tmp_path_factory.mktemp("reference")
-    values = small_recipe(folder / "run", shards, micro_batch=16, steps=40)
+    values = small_recipe(folder / "run", shards, micro_batch=16, steps=24)
     values["model"] |= WITHOUT_DROPOUT
     values |= {"deepspeed": "zero0", "checkpoint": {"every": 10, "keep_last": 9}}
-    values["evaluate"]["every"] = 40
+    values["evaluate"]["every"] = 24
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     done = cli("pretrain", folder / "recipe.yaml")
     assert done.returncode == 0, done.stderr
@@ -83,20 +83,20 @@ def test_a_stage_agrees_resumes_exactly_and_converts_to_the_same_model(
 ) -> None:
     still |= {"deepspeed": name, "checkpoint": {"every": 10, "keep_last": 9}}
     path, run = write_recipe(still), Path(still["run"])
-    # Two ranks, each with two micro-batches a step; killed some steps past the checkpoint of step 10.
+    # Two ranks, each with two micro-batches a step; killed past the checkpoint of step 10.
     # The folder stands on the command line, by which its processes are found.
     process = processes.begin(path, f"run={run}", "--ranks", 2)
-    processes.wait_for_step(run, 13, process)
+    processes.wait_for_step(run, 11, process)
     processes.kill_all(run)
     process.wait()
     before = processes.learned(run)
     done = cli("pretrain", path, "--ranks", 2)
     assert done.returncode == 0, done.stderr
-    resumed = re.search(r"resuming .* after step (\d+) of 40", done.stderr)
+    resumed = re.search(r"resuming .* after step (\d+) of 24", done.stderr)
     assert resumed is not None
-    assert int(resumed[1]) < 40
+    assert int(resumed[1]) < 24
     # The steps that both starts did are the same to the last bit, and the whole agrees with the reference.
-    assert 13 <= len(before) < 40
+    assert 11 <= len(before) < 24
     assert processes.learned(run)[: len(before)] == before
     assert_agree(run, reference)
 
