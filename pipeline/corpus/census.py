@@ -115,7 +115,10 @@ def take_census(
             if known is not None:
                 distinct = distinct[~known.holds(distinct)]
             documents += len(distinct)
-            lowest = np.sort(np.concatenate([lowest, _draws(seed, distinct)]))[:most]
+            draws = _draws(seed, distinct)
+            if len(lowest) == most:
+                draws = draws[draws < lowest[-1]]  # few, once some ranges were counted
+            lowest = np.sort(np.concatenate([lowest, draws]))[:most]
             yield distinct
 
     write_documents(documents_file(folder), counted())

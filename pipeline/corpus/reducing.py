@@ -12,11 +12,12 @@ Example:
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from pipeline.corpus.census import PartitionPlan
 from pipeline.corpus.pairs import PairOptions
 from pipeline.corpus.reducer import Reduced, ReduceTask, read_reduced, reduce_partition
-from pipeline.corpus.runs import HASHES, Run, overlap
+from pipeline.corpus.runs import HASHES, Range, Run, overlap
 from pipeline.corpus.shuffling import Freeing, RunAll
 from pipeline.progress import Progress
 
@@ -32,11 +33,11 @@ class Maker:
     known: str | None = None
 
     def task(self, plan: PartitionPlan, runs: Sequence[Run] = ()) -> ReduceTask:
-        """The task that makes one shard of those of `runs` that hold its hashes."""
+        """The task that makes one shard, of runs that hold its hashes."""
         return ReduceTask(
             output=self.output,
             work=self.work,
-            runs=tuple(run for run in runs if overlap(run.hashes, plan.hashes)),
+            runs=tuple(runs),
             plan=plan,
             options=self.options,
             made_from=self.made_from,
@@ -86,5 +87,11 @@ def reduce_left(
 
 
 def _tasks(left: Sequence[PartitionPlan], runs: Sequence[Run], maker: Maker) -> Iterator[ReduceTask]:
-    # One by one, as they are asked for: of a large corpus each names hundreds of runs.
-    return (maker.task(plan, runs) for plan in left)
+    # One by one, as they are asked for: of a large corpus each names hundreds of runs. Those are of a few ranges,
+    # which are looked at instead of each run.
+    ranges: dict[Range, list[Run]] = {}
+    for run in runs:
+        ranges.setdefault(run.hashes, []).append(run)
+    for plan in left:
+        near = [own for hashes, own in ranges.items() if overlap(hashes, plan.hashes)]
+        yield maker.task(plan, list(chain.from_iterable(near)))

@@ -23,22 +23,28 @@ class AdamW(torch.optim.AdamW):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         # Under torch's own wrapper, which turns gradients off as the line above does.
-        torch.optim.AdamW.step.__wrapped__(self, closure)  # type: ignore[attr-defined]
+        step: Any = torch.optim.AdamW.step
+        getattr(step, "__wrapped__", step)(self, closure)
 
 
 @contextmanager
 def without_compiler() -> Iterator[None]:
     """A frame in which DeepSpeed is imported, and an optimizer and an engine are made, without the compiler."""
     for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
-        plain: Any = getattr(torch.optim.Optimizer, name).__wrapped__
-        # Where torch keeps, for good, what the compiler would have made of the method.
-        plain.__dynamo_disable = plain
-    before = torch.compiler.disable, torch._disable_dynamo
-    torch.compiler.disable = torch._disable_dynamo = _as_it_is  # type: ignore[assignment]
+        plain: Any = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if plain is not None:
+            # Where torch keeps, for good, what the compiler would have made of the method.
+            plain.__dynamo_disable = plain
+    # A release of torch that has one of them no more costs time and nothing else.
+    found = [(torch.compiler, "disable"), (torch, "_disable_dynamo")]
+    before = [(module, name, getattr(module, name)) for module, name in found if hasattr(module, name)]
+    for module, name, _ in before:
+        setattr(module, name, _as_it_is)
     try:
         yield
     finally:
-        torch.compiler.disable, torch._disable_dynamo = before
+        for module, name, kept in before:
+            setattr(module, name, kept)
 
 
 def _as_it_is(function: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:
