@@ -26,8 +26,8 @@ from pipeline.corpus.words import is_unspaced, word_begins
 # Encoded at once. Arrays of so many words stay in a core's caches; where the tokeniser's own results are wanted,
 # which take a hundred bytes a character, they stay under 30 MB.
 _SLICE_CHARACTERS = 1 << 18
-# Distinct words remembered, 150 bytes each. English of 35 MB has 100,000.
-_MOST_WORDS = 1 << 20
+# Distinct words remembered, some 200 bytes each. English of 35 MB has 125,000.
+_MOST_WORDS = 1 << 19
 
 
 class Encoder:

@@ -115,7 +115,7 @@ class WordTable:
             return
         taken = np.flatnonzero(self._numbers != _NONE)
         kept = self._firsts[taken], self._seconds[taken], self._numbers[taken]
-        self._make_slots((2 * self._words * _SLOTS_A_WORD).bit_length())
+        self._make_slots((self._words * _SLOTS_A_WORD).bit_length())
         self._put(*kept)
 
     def _put(self, first: U64, second: U64, numbers: Numbers) -> None:
