@@ -231,55 +231,64 @@ def read_range(
 
     Raises RunFailed where a run is gone.
     """
-    with ExitStack() as stack:
-        # Keys first, so that of documents in many runs only the copies that stay are gathered.
-        batches: list[pa.RecordBatch] = []
-        keys, places = [], []
-        for run in runs:
-            if not overlap(run.hashes, wanted):
-                continue
+    # Keys first, so that of documents in many runs only the copies that stay are gathered. One run at a time is
+    # mapped: held-out documents lie all over them, and what was touched of all together came to a gigabyte.
+    near: list[Run] = []
+    keys, places = [], []
+    for run in runs:
+        if not overlap(run.hashes, wanted):
+            continue
+        with ExitStack() as stack:
             batch = _opened(stack, folder, run)
             rows = _rows(from_arrow(batch.column("high")), wanted)
             chosen = rows.start + np.flatnonzero(keep(from_arrow(batch.column("high"))[rows]))
             keys.append([from_arrow(batch.column(name))[chosen] for name in _KEYS])
-            places.append(np.stack([np.full(len(chosen), len(batches)), chosen]))
-            batches.append(batch)
-        if not batches:
-            return _nothing()
-        columns = dict(zip(_KEYS, map(np.concatenate, zip(*keys, strict=True)), strict=True))
-        stay = firsts(**columns)
-        run_of, row_of = np.concatenate(places, axis=1)[:, stay]
-        counts, lengths = np.zeros(len(stay), np.int64), []
-        flats: dict[str, list[NDArray[Any]]] = {"tokens": [], "continues": []}
-        for index, batch in enumerate(batches):
-            rows_here = row_of[run_of == index]
+        places.append(np.stack([np.full(len(chosen), len(near)), chosen]))
+        near.append(run)
+    if not near:
+        return _nothing()
+    columns = dict(zip(_KEYS, map(np.concatenate, zip(*keys, strict=True)), strict=True))
+    stay = firsts(**columns)
+    run_of, row_of = np.concatenate(places, axis=1)[:, stay]
+    counts, lengths = np.zeros(len(stay), np.int64), []
+    flats: dict[str, list[NDArray[Any]]] = {"tokens": [], "continues": []}
+    for index, run in enumerate(near):
+        rows_here = row_of[run_of == index]
+        with ExitStack() as stack:
+            batch = _opened(stack, folder, run)
             sentence_starts, sentences = _flat(batch, "sentences")
             counts[run_of == index] = sentence_starts[rows_here + 1] - sentence_starts[rows_here]
-            lengths.append(gather(sentences, sentence_starts[rows_here], sentence_starts[rows_here + 1]))
+            lengths.append(_gathered(sentences, sentence_starts, rows_here))
             for name in flats.keys() & set(batch.schema.names):
                 starts, values = _flat(batch, name)
-                flats[name].append(gather(values, starts[rows_here], starts[rows_here + 1]))
-        # They lie run by run now; back to the order of hashes.
-        by_run = np.argsort(run_of, kind="stable")
-        place = np.argsort(by_run)
-        all_lengths = np.concatenate(lengths)
-        sentence_starts = starts_of(counts[by_run])
-        token_starts = starts_of(all_lengths)[sentence_starts]
-        in_order = {
-            name: gather(np.concatenate(parts), token_starts[place], token_starts[place + 1])
-            for name, parts in flats.items()
-            if parts
-        }
-        return Tokenised(
-            high=columns["high"][stay],
-            low=columns["low"][stay],
-            copies=columns["copies"][stay],
-            source=columns["source"][stay],
-            sentence_counts=counts,
-            sentence_lengths=gather(all_lengths, sentence_starts[place], sentence_starts[place + 1]),
-            tokens=in_order["tokens"],
-            continues=in_order["continues"].view(np.bool_) if "continues" in in_order else None,
-        )
+                flats[name].append(_gathered(values, starts, rows_here))
+    # They lie run by run now; back to the order of hashes.
+    by_run = np.argsort(run_of, kind="stable")
+    place = np.argsort(by_run)
+    all_lengths = np.concatenate(lengths)
+    sentence_starts = starts_of(counts[by_run])
+    token_starts = starts_of(all_lengths)[sentence_starts]
+    in_order = {
+        name: gather(np.concatenate(parts), token_starts[place], token_starts[place + 1])
+        for name, parts in flats.items()
+        if parts
+    }
+    return Tokenised(
+        high=columns["high"][stay],
+        low=columns["low"][stay],
+        copies=columns["copies"][stay],
+        source=columns["source"][stay],
+        sentence_counts=counts,
+        sentence_lengths=gather(all_lengths, sentence_starts[place], sentence_starts[place + 1]),
+        tokens=in_order["tokens"],
+        continues=in_order["continues"].view(np.bool_) if "continues" in in_order else None,
+    )
+
+
+def _gathered(flat: NDArray[Any], starts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Some rows' values, of which nothing refers to the file any more."""
+    found = gather(flat, starts[rows], starts[rows + 1])
+    return found if len(rows) else found.copy()
 
 
 def _nothing() -> Tokenised:
