@@ -18,6 +18,7 @@ from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.shard_config import ShardConfig
 from pipeline.corpus.verification import verify
 from pipeline.errors import InputError
+from workshop.folders import contents
 
 LINES = ReadOptions(sentences="lines")
 
@@ -46,10 +47,6 @@ def append(tmp_path: Path) -> Callable[..., Manifest]:
         return appending.run(ShardConfig(**(config | changed)))
 
     return add
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_new_documents_come_as_new_tars_and_old_bytes_stay(

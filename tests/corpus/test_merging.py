@@ -14,10 +14,7 @@ from pipeline.corpus import merging, reducing, runs, shuffling, spills
 from pipeline.corpus.manifest import Manifest
 from pipeline.corpus.merging import merge_plan, merge_runs, read_merged
 from pipeline.corpus.runs import EVERYTHING, Run, Tokenised, hash_ranges, overlap, read_range, write_runs
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from workshop.folders import contents
 
 
 def documents_of(highs: list[int]) -> Tokenised:

@@ -15,11 +15,8 @@ from pipeline.corpus.mapper import MapTask, map_splits
 from pipeline.corpus.shards import read_blocks
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.errors import InputError
+from workshop.folders import contents
 from workshop.shard_folders import make_format_1
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def documents_of(output: Path, split: Any) -> set[int]:

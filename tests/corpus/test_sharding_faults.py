@@ -17,12 +17,9 @@ from pipeline.corpus.executor import open_executor, run_tasks
 from pipeline.corpus.manifest import Manifest, read_manifest
 from pipeline.corpus.work_folder import WorkFolder
 from pipeline.errors import InputError, RunFailed
+from workshop.folders import contents
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def in_a_child(work: Callable[[], object]) -> int:

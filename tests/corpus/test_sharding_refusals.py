@@ -13,10 +13,7 @@ from pipeline.corpus.readers import ReadOptions
 from pipeline.corpus.vocab import VocabConfig
 from pipeline.corpus.vocabulary import load_vocabulary
 from pipeline.errors import InputError
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from workshop.folders import contents
 
 
 def test_a_finished_folder_is_returned_as_it_is(

@@ -22,6 +22,7 @@ from pipeline.corpus.sources_file import read_sources
 from pipeline.corpus.verification import verify
 from pipeline.corpus.weights import MOST_SETS, sets_of
 from pipeline.errors import InputError
+from workshop.folders import contents
 
 LINES = ReadOptions(sentences="lines")
 HASHES = [number * 0x9E3779B97F4A7C15 % (1 << 64) for number in range(4000)]
@@ -34,10 +35,6 @@ def source(name: str, *corpus: object, **more: Any) -> Source:
 
 def tars(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
