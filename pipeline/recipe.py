@@ -25,7 +25,13 @@ from pipeline.configuration import apply_override, at_least, build, load_yaml, o
 from pipeline.errors import InputError
 from pipeline.objectives import OBJECTIVES
 from pipeline.phase import AdamW, Phase
-from pipeline.policies import CheckpointPolicy, EvaluationPolicy, LoaderPolicy, TrackingPolicy
+from pipeline.policies import (
+    CheckpointPolicy,
+    EvaluationPolicy,
+    GuardPolicy,
+    LoaderPolicy,
+    TrackingPolicy,
+)
 
 # What a list of alternatives offers today; each grows with the code behind it.
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -65,6 +71,7 @@ class Recipe:
     gradient_clipping: float = 1.0
     lanes: int | None = None
     checkpoint: CheckpointPolicy = field(default_factory=CheckpointPolicy)
+    guards: GuardPolicy = field(default_factory=GuardPolicy)
     evaluate: EvaluationPolicy = field(default_factory=EvaluationPolicy)
     tracking: TrackingPolicy = field(default_factory=TrackingPolicy)
     loader: LoaderPolicy = field(default_factory=LoaderPolicy)

@@ -260,7 +260,12 @@ def remove(path: str) -> None:
 
 def write_text(path: str, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
-    write_whole(path, lambda stream: _write_all(stream, text.encode()))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Write `data`, whole or not at all."""
+    write_whole(path, lambda stream: _write_all(stream, data))
 
 
 def _write_all(stream: IO[bytes], data: bytes) -> None:

@@ -37,7 +37,7 @@ from pipeline.training.checkpoints import (
     read_probe,
 )
 from pipeline.training.probe import probe_input
-from pipeline.training.saving import write_tensors
+from pipeline.training.state_files import tensor_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ def _write_model(
     # Tied tensors are one tensor: stored once, tied again by transformers.
     stored = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied_names()}
     lineage = {"format": "pt", "bertpipe.checkpoint": identity, "bertpipe.step": str(info.step)}
-    write_tensors(folder / "model.safetensors", stored, lineage)
+    storage.write_bytes(str(folder / "model.safetensors"), tensor_bytes(stored, lineage))
     configuration = hf_config(network.config, pad_token_id=vocabulary.pad_id)
     storage.write_json(str(folder / "config.json"), configuration | {"dtype": "float32"})
     save_vocabulary(vocabulary, str(folder))

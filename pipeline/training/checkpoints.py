@@ -6,9 +6,9 @@ In: `RUN/checkpoints/step-00000100/` with
     probe.safetensors    the engine's logits on a fixed input (law 9)
     vocab/               the vocabulary
     engine/              DeepSpeed's own files, which a resumed run continues from
-and `RUN/checkpoints/latest`, a link to the newest. What always holds: a folder without a leading dot is
-whole; `latest` never points at nothing; a damaged checkpoint is found before training goes on, and the one
-before it is used, said aloud.
+and beside them the links `latest`, to the newest, and, where the best are kept, `best`. What always holds: a folder
+without a leading dot is whole; `latest` never points at nothing; a damaged checkpoint is found before training goes on,
+and the one before it is used, said aloud.
 
 Example:
     info = read_checkpoint(Path("RUNS/mini/checkpoints/latest"))
@@ -36,13 +36,15 @@ if TYPE_CHECKING:
 
 FOLDER = "checkpoints"
 LATEST = "latest"
+BEST = "best"
 INFO = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
 PROBE = "probe.safetensors"
 VOCABULARY = "vocab"
 # Law 9: the largest difference of two fp32 logits that still counts as the same network.
 TOLERANCE = 1e-4
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_OLDEST_READ = 2
 _NAME = re.compile(r"step-\d{8,}")
 
 
@@ -55,6 +57,10 @@ class CheckpointInfo:
     held_out: the figures of the run's last evaluation and its `step`; empty before the first
     shards: what each phase reads, or has read: a manifest's hash, or those of a mixture with their shares
     data_changes: where the run went on with other data than before: `step`, the last on the old, and `changes`
+    position: where the next step reads: its `phase`, and the `step` of that phase's data
+    learning_rate: of the last step
+    branch, moves, recent_losses, skipped_in_a_row: as in `standing.Standing`
+    tracking: the run's id on each tracking server that it is recorded by
     files: size in bytes and hash of every file, by its path inside the folder
     """
 
@@ -70,8 +76,21 @@ class CheckpointInfo:
     shards: list[str]
     versions: dict[str, str]
     data_changes: list[dict[str, Any]] = field(default_factory=list)
+    position: dict[str, int] = field(default_factory=dict)
+    learning_rate: float = 0.0
+    branch: int = 0
+    moves: list[dict[str, Any]] = field(default_factory=list)
+    recent_losses: list[float] = field(default_factory=list)
+    skipped_in_a_row: int = 0
+    tracking: dict[str, Any] = field(default_factory=dict)
     files: dict[str, list[Any]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+
+    @property
+    def held_out_loss(self) -> float | None:
+        """Nats: the sum of the tasks' held-out losses at this very step; None where it wasn't evaluated."""
+        losses = [value for name, value in self.held_out.items() if name.endswith("_loss")]
+        return sum(losses) if losses and self.held_out.get("step") == self.step else None
 
 
 def name_of(step: int) -> str:
@@ -142,7 +161,7 @@ def read_checkpoint(folder: Path) -> CheckpointInfo:
         version, said = value["format_version"], value.pop("hash", None)
         if version > FORMAT_VERSION:
             raise InputError(f"{folder} has format {version}; upgrade bertpipe to read it")
-        if version < FORMAT_VERSION:
+        if version < _OLDEST_READ:
             raise InputError(f"{folder} has format {version}, of an older bertpipe; use that release for it")
         if (found := lineage.hash_json(value)) != said:
             raise InputError(f"{folder / INFO} is damaged: it has hash {found}, {said} was written")

@@ -13,6 +13,7 @@ Example:
 import gc
 import io
 import logging
+import math
 import os
 import sys
 import warnings
@@ -170,6 +171,8 @@ class Engine:
             raise InputError(
                 f"deepspeed: {settings.path}: DeepSpeed refuses it: {_first_line(error)}"
             ) from error
+        self._updates = True
+        self._gate(optimizer)
 
     @property
     def network(self) -> Any:
@@ -194,20 +197,40 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float, *, update: bool = True) -> float:
         """Clip, update the weights, forget the gradient. Returns the gradient's global norm before clipping.
 
+        update: False forgets the gradient and leaves weights and optimizer state as they are; so does a norm that is
+            not finite
         0 where fp16's loss scaling found an overflow: the update is left out and the scale lowered.
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = self._own_norm() if self.stage == 0 else None
+        self._updates = update and (norm is None or math.isfinite(norm))
         self._engine.step()
         if self.precision == "fp16" and getattr(self._engine.optimizer, "overflow", False):
             return 0.0
-        if norm is None:
-            norm = self._engine.get_global_grad_norm()
-        return float(norm)
+        return self._zero_norm() if norm is None else norm
+
+    def _zero_norm(self) -> float:
+        """The norm that ZeRO found; infinite where that was no number, for which it has -1 in some of its forms."""
+        norm = float(self._engine.optimizer._global_grad_norm)
+        return norm if math.isfinite(norm) and norm >= 0 else math.inf
+
+    def _gate(self, optimizer: "torch.optim.Optimizer") -> None:
+        """Let updates through only where `step` means them to be made.
+
+        ZeRO clips, hands each part to the optimizer and forgets the gradient, all in one: this is where a step can be
+        left out and all the rest go its way.
+        """
+        make: Any = optimizer.step
+
+        def gated(*given: Any, **named: Any) -> Any:
+            is_finite = self.stage == 0 or math.isfinite(self._zero_norm())
+            return make(*given, **named) if self._updates and is_finite else None
+
+        optimizer.step = gated  # type: ignore[method-assign]
 
     def _own_norm(self) -> float:
         """The norm where DeepSpeed keeps none (stage 0, fp32)."""
@@ -248,9 +271,18 @@ class Engine:
         del self._engine
         gc.collect()
 
-    def save(self, folder: Path) -> None:
-        """Write this engine's state under `folder/engine`; every rank calls it."""
-        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+    def states(self, folder: Path) -> list[tuple[Path, Any]]:
+        """What this rank writes of the engine's state under `folder/engine`, by path; every rank calls it.
+
+        Tensors are the engine's own: copy them, or write them before the next step.
+        """
+        held = _Held()
+        own, self._engine.checkpoint_engine = self._engine.checkpoint_engine, held
+        try:
+            self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        finally:
+            self._engine.checkpoint_engine = own
+        return held.states
 
     def load(self, folder: Path) -> None:
         """Take up the state that `save` wrote, bit for bit; every rank calls it."""
@@ -259,6 +291,36 @@ class Engine:
             raise RunFailed(
                 f"DeepSpeed found nothing to load in {folder / TAG}; remove the folder and resume"
             )
+
+
+class _Held:
+    """In the place of what writes DeepSpeed's checkpoints: keeps what would be written."""
+
+    def __init__(self) -> None:
+        self.states: list[tuple[Path, Any]] = []
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Keep a file's content."""
+        self.states.append((Path(path), state_dict))
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Folders are made at once."""
+        os.makedirs(path, exist_ok=exist_ok)
+
+    def create(self, info: Any) -> None:
+        """A checkpoint begins."""
+
+    def commit(self, info: Any) -> bool:
+        """A checkpoint ends."""
+        return True
+
+    def is_data_parallel_writer(self, dp_rank: int) -> bool:
+        """The first rank writes what all hold."""
+        return dp_rank == 0
+
+    def is_decoupled(self) -> bool:
+        """Nothing is under way when `save` returns."""
+        return False
 
 
 def deepspeed_cpu_adam() -> Any:

@@ -18,6 +18,8 @@ from typing import IO, Any, Protocol, Self
 from pipeline.errors import RunFailed
 
 METRICS = "metrics.jsonl"
+# Steps that a rollback took back, as they were.
+ABANDONED = "abandoned.jsonl"
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -86,6 +88,9 @@ class Log(Protocol):
     def sync(self) -> None:
         """Have what was written survive a power cut."""
 
+    def cut_back(self, step: int) -> None:
+        """Take out the steps after `step`, of which the run was rolled back; they are kept elsewhere."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -105,6 +110,9 @@ class NoLog:
         """Forget the step."""
 
     def sync(self) -> None:
+        """Nothing was written."""
+
+    def cut_back(self, step: int) -> None:
         """Nothing was written."""
 
     def __enter__(self) -> Self:
@@ -139,6 +147,17 @@ class MetricsLog:
     def sync(self) -> None:
         """Have what was written survive a power cut; called before each checkpoint."""
         with self._writing():
+            os.fsync(self._file.fileno())
+
+    def cut_back(self, step: int) -> None:
+        """Move the steps after `step` to `abandoned.jsonl`: from there the run goes another way."""
+        with self._writing():
+            end = _end_of(self._file, step)
+            self._file.seek(end)
+            left = self._file.read()
+            with self._path.with_name(ABANDONED).open("ab") as file:
+                file.write(left)
+            self._file.truncate(end)
             os.fsync(self._file.fileno())
 
     @contextmanager

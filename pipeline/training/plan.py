@@ -115,8 +115,11 @@ class Plan:
         before, after = phases[self.recipe.phase_of(step - 1)], phases[self.recipe.phase_of(step)]
         return before.optimizer != after.optimizer
 
-    def loader(self, index: int, step: int, world: World) -> "TrainLoader":
-        """This rank's steps of phase `index`, from the run's `step` on (at its first, where that lies before)."""
+    def loader(self, index: int, step: int, world: World, *, moved: int = 0) -> "TrainLoader":
+        """This rank's steps of phase `index`, from the run's `step` on (at its first, where that lies before).
+
+        moved: steps of the phase's data that rollbacks have passed over
+        """
         from pipeline.batches.loader import TrainLoader  # loads torch, which making a plan does without
 
         phase = self.recipe.phases[index]
@@ -137,8 +140,8 @@ class Plan:
             prefetch=self.recipe.loader.prefetch,
             steps=phase.steps,
             damage=self.recipe.loader.damage,
-            start_step=max(0, step - self.first_step(index)),
-            stop_step=phase.steps,
+            start_step=max(0, step - self.first_step(index)) + moved,
+            stop_step=phase.steps + moved,
         )
 
     def held_out(self, index: int, world: World) -> Iterator[MicroBatch]:

@@ -88,7 +88,16 @@ def vocabulary_of(shards: str, manifest: Manifest) -> Vocabulary:
 
 # What may change between two starts of one run: nothing that decides what is learned.
 # The DeepSpeed JSON is compared by content.
-_FREE = ("run", "checkpoint", "evaluate", "tracking", "loader", "activation_checkpointing", "deepspeed")
+_FREE = (
+    "run",
+    "checkpoint",
+    "guards",
+    "evaluate",
+    "tracking",
+    "loader",
+    "activation_checkpointing",
+    "deepspeed",
+)
 # What decides which sequences a step trains on: it may change where the user says so, and is then recorded.
 _DATA = ("seed", "lanes")
 _PHASE_DATA = ("sequence_length", "global_batch", "micro_batch")

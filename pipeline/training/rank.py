@@ -9,22 +9,16 @@ from pathlib import Path
 
 from pipeline.errors import RunFailed
 from pipeline.progress import say
-from pipeline.training.checkpoints import newest_whole, refuse_foreign
 from pipeline.training.engine import join_world, leave_world
-from pipeline.training.loop import Training, checkpoint_at
+from pipeline.training.loop import Training
 from pipeline.training.metrics import open_log
 from pipeline.training.plan import Plan
 from pipeline.training.run_folder import RECIPE, VOCABULARY, open_folder
 from pipeline.training.signals import watching
+from pipeline.training.start import resumed_step
 from pipeline.training.tracking import RunRecord, open_tracker
-from pipeline.training.world import (
-    World,
-    device_of,
-    is_lost_peer,
-    on_first_rank,
-    share_threads,
-    sum_over_ranks,
-)
+from pipeline.training.watchdog import Watchdog
+from pipeline.training.world import World, device_of, is_lost_peer, on_first_rank, share_threads
 
 
 def train(plan: Plan, world: World, *, trusted: bool) -> None:
@@ -45,12 +39,15 @@ def train(plan: Plan, world: World, *, trusted: bool) -> None:
             device,
             lambda: open_folder(plan.recipe, plan.history, plan.vocabulary, plan.settings, world),
         )
-        training = Training(plan, world, checkpoint_at(run_path, _resumed_step(run_path, world, trusted)))
+        step = resumed_step(run_path, world, trusted=trusted)
+        watchdog = Watchdog(run_path, world, seconds=plan.recipe.guards.stall_seconds)
+        training = Training(plan, world, watchdog, step=step, trusted=trusted)
         if world.is_first:
-            _announce(plan, training.step)
+            _announce(plan, step)
         with (
             watching() as request,
-            open_log(run_path, after=training.step, is_first=world.is_first) as log,
+            watchdog,
+            open_log(run_path, after=step, is_first=world.is_first) as log,
             open_tracker(plan.recipe.tracking, run_path, _record(plan), is_first=world.is_first) as tracker,
         ):
             training.run(log, tracker, request)
@@ -63,22 +60,6 @@ def train(plan: Plan, world: World, *, trusted: bool) -> None:
         raise
     finally:
         leave_world()
-
-
-def _resumed_step(run_path: Path, world: World, trusted: bool) -> int:
-    """The step to go on after. The first rank chooses for all: a shared disk may show others something else."""
-
-    def choose() -> int:
-        found = newest_whole(run_path)
-        if found is None:
-            return 0
-        folder, info = found
-        refuse_foreign(folder, trusted=trusted)
-        return info.step
-
-    chosen = on_first_rank(world, device_of(world), choose)
-    (step,) = sum_over_ranks([float(chosen or 0)], device_of(world))
-    return int(step)
 
 
 def _announce(plan: Plan, step: int) -> None:

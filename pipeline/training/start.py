@@ -13,17 +13,48 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import counter_random
-from pipeline.training.checkpoints import read_checkpoint, read_weights
+from pipeline.training.checkpoints import (
+    FOLDER,
+    name_of,
+    newest_whole,
+    read_checkpoint,
+    read_weights,
+    refuse_foreign,
+)
 from pipeline.training.engine import Engine
 from pipeline.training.ops import load_needed
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.plan import Plan
-from pipeline.training.world import World
+from pipeline.training.world import World, device_of, on_first_rank, sum_over_ranks
 
 if TYPE_CHECKING:
     import torch
 
 _WEIGHTS = int.from_bytes(b"weights")
+
+
+def resumed_step(run: Path, world: World, *, trusted: bool) -> int:
+    """The step to go on after: that of the newest whole checkpoint, 0 without one; every rank calls it.
+
+    The first rank chooses for all: a shared disk may show others something else.
+    """
+
+    def choose() -> int:
+        found = newest_whole(run)
+        if found is None:
+            return 0
+        folder, info = found
+        refuse_foreign(folder, trusted=trusted)
+        return info.step
+
+    chosen = on_first_rank(world, device_of(world), choose)
+    (step,) = sum_over_ranks([float(chosen or 0)], device_of(world))
+    return int(step)
+
+
+def checkpoint_at(run: Path, step: int) -> Path | None:
+    """The checkpoint of `step`; None for step 0, where there is none yet."""
+    return run / FOLDER / name_of(step) if step else None
 
 
 def start(plan: Plan, world: World, checkpoint: Path | None) -> Engine:

@@ -1,13 +1,20 @@
-"""One optimizer step: forward, backward, update, and the figures that it leaves.
+"""One optimizer step: forward and backward, and the one small all-reduce that closes it and opens the next.
 
-In: an engine and a rank's micro-batches of one step. Out: `StepSums` over all ranks. What always holds: the
-loss is normalised over the global batch's labels of tokens and of pairs (law 5), so accumulation, ranks and
-micro-batches change no gradient; dropout is a function of (seed, step, micro-step, rank), so a resumed step
-is the same step.
+In: an engine, a loader, stop signals. Out: `Turn`s that all ranks take together, and `StepSums` over all ranks. What
+always holds: the loss is normalised over the global batch's labels of tokens and of pairs (law 5), so accumulation,
+ranks and micro-batches change no gradient; dropout is a function of (seed, step, micro-step, rank), so a resumed step
+is the same step; a stop signal on any rank, data that one cannot read, a checkpoint that one cannot write are known to
+all before the next step.
+
+Example:
+    rounds = Rounds(loader, …)
+    while (turn := rounds.turn) is not None:
+        sums = sums_of(rounds.close(forward_and_backward(engine, turn, …)), turn)
+        engine.step(rate)
 """
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
@@ -33,8 +40,6 @@ class StepSums:
     tokens: real tokens, special ones included
     flops: floating-point operations that they take
     wait_seconds: what the ranks waited for data, summed
-    gradient_norm: before clipping
-    learning_rate: of this step
     """
 
     token_loss: float
@@ -45,8 +50,6 @@ class StepSums:
     tokens: int
     flops: float
     wait_seconds: float
-    gradient_norm: float
-    learning_rate: float
 
     @property
     def loss(self) -> float:
@@ -56,47 +59,69 @@ class StepSums:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What the ranks agreed on before a step.
+    """A step that all ranks are about to take.
 
     masked, labelled, lost: over the global batch
-    signal_number: a stop signal, or 0
+    failure: what this rank is to raise in place of taking it: its data cannot be read, or another rank's
     """
 
     batches: StepBatches
     masked: int
     labelled: int
     lost: int
-    signal_number: int
+    failure: BertpipeError | None = None
 
 
-def turns(loader: Iterable[StepBatches], request: StopRequest, device: str) -> Iterator[Turn]:
-    """A rank's steps, each after the ranks have agreed on it in one small all-reduce.
+class Rounds:
+    """A rank's steps of a phase, each agreed on with the others in one all-reduce, which also sums up the one before.
 
-    So all stop at the same step, and a rank whose data cannot be read ends the others instead of leaving them
-    to wait for it: it raises what went wrong, they an Echo.
+    So all stop at the same step, and a rank whose data cannot be read ends the others instead of leaving them to wait
+    for it: it raises what went wrong, they an Echo.
+
+    turn: the step to take; None after the last, which is the same one on every rank
+    signal_number: of a stop signal that some rank had before it; 0 for none
+    troubled: whether some rank could not write its part of a checkpoint
     """
-    steps = iter(loader)
-    while True:
-        batches, failure = _next(steps)
+
+    def __init__(
+        self,
+        loader: Iterable[StepBatches],
+        request: StopRequest,
+        is_troubled: Callable[[], bool],
+        device: str,
+    ) -> None:
+        self._steps, self._request, self._is_troubled = iter(loader), request, is_troubled
+        self._device = device
+        self.turn: Turn | None = None
+        self.signal_number, self.troubled = 0, False
+        self._agree([])
+
+    def close(self, own: Sequence[float]) -> list[float]:
+        """The sums of each rank's `own` figures of the step just computed; `turn` is then the next."""
+        return self._agree(own)
+
+    def _agree(self, own: Sequence[float]) -> list[float]:
+        batches, failure = _next(self._steps)
+        counts = [batches.masked, batches.labelled, batches.lost] if batches else [0, 0, 0]
+        flags = [self._request.signal_number == number for number in _SIGNALS]
+        flags += [failure is not None, self._is_troubled()]
+        sums = sum_over_ranks([*own, *map(float, counts), *map(float, flags)], self._device)
+        masked, labelled, lost = map(int, sums[len(own) : len(own) + 3])
+        *signals, failed, troubled = sums[len(own) + 3 :]
+        noted = [int(number) for number, count in zip(_SIGNALS, signals, strict=True) if count]
+        self.signal_number, self.troubled = (noted or [0])[0], bool(troubled)
+        if failure is None and failed:
+            failure = Echo(RunFailed.exit_code)
         if batches is None and failure is None:
-            return  # at the same step on every rank: all have equally many
-        flags = [float(request.signal_number == number) for number in _SIGNALS]
-        own = [batches.masked, batches.labelled, batches.lost] if batches else [0, 0, 0]
-        masked, labelled, lost, failed, *counts = sum_over_ranks(
-            [*map(float, own), float(failure is not None), *flags], device
-        )
-        if failure is not None:
-            raise failure
-        if batches is None or failed:
-            raise Echo(RunFailed.exit_code)
-        stops = [int(number) for number, count in zip(_SIGNALS, counts, strict=True) if count]
-        yield Turn(
-            batches=batches,
-            masked=int(masked),
-            labelled=int(labelled),
-            lost=int(lost),
-            signal_number=stops[0] if stops else 0,
-        )
+            self.turn = None
+        else:
+            self.turn = Turn(
+                batches=batches or NO_BATCHES, masked=masked, labelled=labelled, lost=lost, failure=failure
+            )
+        return sums[: len(own)]
+
+
+NO_BATCHES = StepBatches(step=0, micro_batches=(), masked=0, labelled=0, lost=0, wait_seconds=0.0)
 
 
 def _next(steps: Iterator[StepBatches]) -> tuple[StepBatches | None, BertpipeError | None]:
@@ -106,46 +131,52 @@ def _next(steps: Iterator[StepBatches]) -> tuple[StepBatches | None, BertpipeErr
         return None, error
 
 
-def train_step(
+def forward_and_backward(
     engine: Engine,
-    batches: StepBatches,
+    turn: Turn,
     *,
     model: ModelConfig,
-    masked: int,
-    labelled: int,
-    learning_rate: float,
     dropout_key: Sequence[int],
-) -> StepSums:
-    """Train on one rank's micro-batches of a step; every rank calls it.
+    alive: Callable[[], None],
+) -> list[float]:
+    """Compute a step's gradient from this rank's micro-batches; every rank calls it. Returns this rank's figures.
 
-    masked, labelled: of the global batch; the loss is mlm_sum / masked + nsp_sum / labelled
+    The loss is mlm_sum / masked + nsp_sum / labelled of the global batch.
     dropout_key: what the step's dropout is a function of (seed, step, rank)
+    alive: called after each micro-batch
     """
     import torch
 
+    batches = turn.batches
     totals = torch.zeros(4, dtype=torch.float64, device=engine.device)
     flops = 0
     for number, micro_batch in enumerate(batches.micro_batches):
         torch.manual_seed(counter_random.key(_DROPOUT, *dropout_key, number) >> 1)
         sums = engine.network(**micro_batch.tensors(engine.device))
-        loss = sums.mlm_sum / max(1, masked) + sums.nsp_sum / max(1, labelled)
+        loss = sums.mlm_sum / max(1, turn.masked) + sums.nsp_sum / max(1, turn.labelled)
         engine.backward(loss, last=number == len(batches.micro_batches) - 1)
         totals += torch.stack([value.detach().double() for value in sums])
         flops += step_flops(model, micro_batch.lengths, micro_batch.masked)
-    norm = engine.step(learning_rate)
-    counts = [float(batches.sequences), float(batches.tokens), float(flops), batches.wait_seconds]
-    mlm, nsp, mlm_correct, nsp_correct, sequences, tokens, all_flops, wait = sum_over_ranks(
-        [*totals.tolist(), *counts], engine.device
-    )
+        alive()
+    return [
+        *totals.tolist(),
+        float(batches.sequences),
+        float(batches.tokens),
+        float(flops),
+        batches.wait_seconds,
+    ]
+
+
+def sums_of(figures: Sequence[float], turn: Turn) -> StepSums:
+    """What `forward_and_backward` returned, summed over the ranks, as figures of the step."""
+    mlm, nsp, mlm_correct, nsp_correct, sequences, tokens, flops, wait = figures
     return StepSums(
-        token_loss=mlm / max(1, masked),
-        pair_loss=nsp / max(1, labelled),
-        token_accuracy=mlm_correct / max(1, masked),
-        pair_accuracy=nsp_correct / max(1, labelled),
+        token_loss=mlm / max(1, turn.masked),
+        pair_loss=nsp / max(1, turn.labelled),
+        token_accuracy=mlm_correct / max(1, turn.masked),
+        pair_accuracy=nsp_correct / max(1, turn.labelled),
         sequences=int(sequences),
         tokens=int(tokens),
-        flops=all_flops,
+        flops=flops,
         wait_seconds=wait,
-        gradient_norm=norm,
-        learning_rate=learning_rate,
     )
