@@ -38,6 +38,11 @@ class Verdict:
     passes_data: bool = True
 
 
+def passes(verdict: Verdict | None) -> bool:
+    """Whether the step's update is made all the same."""
+    return verdict is None or verdict.action == "warn"
+
+
 class Guard:
     """Judges the steps of one run; `standing` is what it compares with, and is told what was accepted."""
 

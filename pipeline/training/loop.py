@@ -18,7 +18,7 @@ from pipeline.training.display import TrainingDisplay
 from pipeline.training.drift import drifted
 from pipeline.training.engine import Engine
 from pipeline.training.evaluate import evaluate
-from pipeline.training.guards import Guard, Verdict
+from pipeline.training.guards import Guard, Verdict, passes
 from pipeline.training.matrix_rate import matrix_rate
 from pipeline.training.metrics import Log
 from pipeline.training.plan import Plan
@@ -127,11 +127,12 @@ class Training:
         sums = sums_of(rounds.close(own), turn)
         standing.step += 1
         verdict = guard.on_loss(standing.step, sums.loss)
-        norm = self._engine.step(rate, update=verdict is None or verdict.action == "warn")
-        verdict = guard.on_gradient(standing.step, norm) or verdict
+        norm = self._engine.step(rate, update=passes(verdict))
+        if passes(verdict):
+            verdict = guard.on_gradient(standing.step, norm) or verdict
         if verdict is not None and verdict.action == "stop":
             self._fail(verdict)
-        if verdict is None or verdict.action == "warn":
+        if passes(verdict):
             guard.accepted(sums.loss)
             standing.samples += phase.global_batch - turn.lost
             standing.tokens += sums.tokens

@@ -66,6 +66,7 @@ def test_a_mixture_trains_and_data_that_changes_in_mid_run_is_refused_or_recorde
     both = {str(shards): 3, str(others): 1}
     first = written("first.yaml", shards=both)
     begun = processes.begin(first, f"run={run}")
+    processes.wait_for_checkpoint(run, 20, begun)
     processes.wait_for_step(run, 21, begun)
     processes.kill_all(run)
     said = begun.communicate()[0]

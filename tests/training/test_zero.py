@@ -86,6 +86,7 @@ def test_a_stage_agrees_resumes_exactly_and_converts_to_the_same_model(
     # Two ranks, each with two micro-batches a step; killed past the checkpoint of step 10.
     # The folder stands on the command line, by which its processes are found.
     process = processes.begin(path, f"run={run}", "--ranks", 2)
+    processes.wait_for_checkpoint(run, 10, process)
     processes.wait_for_step(run, 11, process)
     processes.kill_all(run)
     process.wait()

@@ -82,3 +82,12 @@ def kill_all(run: Path) -> None:
     """`kill -9` of everything that trains in a run folder."""
     for pid in processes_of(run):
         os.kill(pid, signal.SIGKILL)
+
+
+def wait_for_checkpoint(run: Path, step: int, process: "subprocess.Popen[str]") -> None:
+    """A checkpoint is written while training goes on, so it is there some steps after its own."""
+    until = time.monotonic() + 120
+    while not (run / "checkpoints" / f"step-{step:08d}").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until, "the checkpoint never came"
+        time.sleep(0.02)
