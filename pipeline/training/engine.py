@@ -152,6 +152,7 @@ class Engine:
 
         self._world = world
         self.stage, self.precision = settings.stage, precision
+        self._offloads = settings.optimizer_device != "none"
         config = settings.configuration(
             precision=precision,
             micro_batch=micro_batch,
@@ -211,12 +212,24 @@ class Engine:
         self._engine.step()
         if self.precision == "fp16" and getattr(self._engine.optimizer, "overflow", False):
             return 0.0
-        return self._zero_norm() if norm is None else norm
+        norm = self._zero_norm() if norm is None else norm
+        if self._offloads and not math.isfinite(norm):
+            self._forget_offloaded_gradient()
+        return norm
 
     def _zero_norm(self) -> float:
         """The norm that ZeRO found; infinite where that was no number, for which it has -1 in some of its forms."""
         norm = float(self._engine.optimizer._global_grad_norm)
         return norm if math.isfinite(norm) and norm >= 0 else math.inf
+
+    def _forget_offloaded_gradient(self) -> None:
+        """Let go of what ZeRO 2 has summed of a gradient that is no number.
+
+        With offload DeepSpeed (0.19.8) keeps it, and adds each later step's to it.
+        """
+        averaged = getattr(self._engine.optimizer, "averaged_gradients", {})
+        for group in averaged:
+            averaged[group] = None
 
     def _gate(self, optimizer: "torch.optim.Optimizer") -> None:
         """Let updates through only where `step` means them to be made.
