@@ -55,6 +55,7 @@ class CheckpointInfo:
     held_out: the figures of the run's last evaluation and its `step`; empty before the first
     shards: what each phase reads, or has read: a manifest's hash, or those of a mixture with their shares
     data_changes: where the run went on with other data than before: `step`, the last on the old, and `changes`
+    deepspeed: what the DeepSpeed JSON said; empty in checkpoints of earlier releases
     files: size in bytes and hash of every file, by its path inside the folder
     """
 
@@ -70,6 +71,7 @@ class CheckpointInfo:
     shards: list[str]
     versions: dict[str, str]
     data_changes: list[dict[str, Any]] = field(default_factory=list)
+    deepspeed: dict[str, Any] = field(default_factory=dict)
     files: dict[str, list[Any]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

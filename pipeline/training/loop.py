@@ -166,6 +166,7 @@ class Training:
             held_out=self._held_out_figures,
             world_size=self._world.size,
             zero_stage=self._engine.stage,
+            deepspeed=plan.settings.values,
             recipe=plan.recipe.as_dict(),
             model=asdict(plan.model),
             vocabulary=plan.sources[0][0].manifest.vocabulary,
