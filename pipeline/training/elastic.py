@@ -69,7 +69,7 @@ def load_elsewhere(
         return
     folder = checkpoint.with_name(f".{checkpoint.name}.universal")
     try:
-        on_first_rank(world, engine.device, lambda: _convert(checkpoint, folder))
+        on_first_rank(world, engine.device, lambda: _convert(checkpoint, folder, info))
         engine.put_states(_read(folder, world))
         # Nobody takes away what another rank still reads.
         sum_over_ranks([0.0], engine.device)
@@ -78,23 +78,18 @@ def load_elsewhere(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _convert(checkpoint: Path, folder: Path) -> None:
+def _convert(checkpoint: Path, folder: Path, info: CheckpointInfo) -> None:
     try:
         # What a start left that was killed here is of no use: nothing says that it is whole.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         convert(checkpoint / TAG, folder)
-    except OSError as error:
+    except (OSError, RuntimeError, AssertionError, LookupError, ValueError, TypeError) as error:
+        # What a disk refuses, which torch reports as a RuntimeError, or what DeepSpeed can't make sense of.
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise RunFailed(
-            f"cannot convert the optimizer's state into {folder}: {error.strerror or error}; free some room (three "
-            "times the checkpoint's own) and run the same command again"
-        ) from error
-    except (RuntimeError, AssertionError, ValueError, KeyError, NotImplementedError) as error:
-        # torch reports a full disk as a RuntimeError of its zip writer.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunFailed(
-            f"cannot convert the optimizer's state of {checkpoint}: {reason}; free some room (three times the "
-            "checkpoint's own), or resume with the ranks and the DeepSpeed configuration that wrote it"
+            f"cannot convert the optimizer's state of {checkpoint}: {reason}; free room for three times its size, or "
+            f"resume with what wrote it, --ranks {info.world_size} at ZeRO {info.zero_stage}"
         ) from error
 
 

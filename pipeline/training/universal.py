@@ -48,14 +48,15 @@ def convert(source: Path, output: Path) -> None:
     """
     from deepspeed.checkpoint import ds_to_universal
 
-    together = os.path.commonpath([source.absolute(), output.absolute()])
+    source, output = source.absolute(), output.absolute()
+    together = os.path.commonpath([source, output])
     # Paths that hold names of ours alone: DeepSpeed makes patterns of them, which a `[` or a `+` would spoil.
     # It prints its progress, which is nobody's.
     with chdir(together), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         ds_to_universal.main(
             Namespace(
-                input_folder=str(source.absolute().relative_to(together)),
-                output_folder=str(output.absolute().relative_to(together) / _UNIVERSAL),
+                input_folder=str(source.relative_to(together)),
+                output_folder=str(output.relative_to(together) / _UNIVERSAL),
                 # Workers would be forks of a rank, in the middle of its threads and connections.
                 num_extract_workers=1,
                 num_merge_workers=1,
