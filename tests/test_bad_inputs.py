@@ -244,7 +244,6 @@ TABLE = [
         RESUME,
     ),
     Row("pretrain good.yaml run=TRAINED phases.0.steps=2", "steps: 2 here, 1 there", RESUME),
-    Row("pretrain good.yaml run=TRAINED --ranks 2", "resume with --ranks 1", RESUME),
     Row("pretrain good.yaml run=REWOUND", "checkpoint.json is damaged: it has hash", RESUME, 1),
     Row("pretrain good.yaml masking.rate=0", "masking.rate is 0", PRETRAIN),
     # Checkpoints.

@@ -88,6 +88,7 @@ def checkpoint_info(plan: Plan, engine: Engine, standing: Standing, world: World
         held_out=standing.held_out,
         world_size=world.size,
         zero_stage=engine.stage,
+        deepspeed=plan.settings.values,
         recipe=recipe.as_dict(),
         model=asdict(plan.model),
         vocabulary=plan.sources[0][0].manifest.vocabulary,

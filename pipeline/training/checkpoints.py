@@ -61,6 +61,7 @@ class CheckpointInfo:
     learning_rate: of the last step
     branch, moves, recent_losses, skipped_in_a_row: as in `standing.Standing`
     tracking: the run's id on each tracking server that it is recorded by
+    deepspeed: what the DeepSpeed JSON said; empty in checkpoints of earlier releases
     files: size in bytes and hash of every file, by its path inside the folder
     """
 
@@ -83,6 +84,7 @@ class CheckpointInfo:
     recent_losses: list[float] = field(default_factory=list)
     skipped_in_a_row: int = 0
     tracking: dict[str, Any] = field(default_factory=dict)
+    deepspeed: dict[str, Any] = field(default_factory=dict)
     files: dict[str, list[Any]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.ending import end_at_once
 from pipeline.errors import InputError, RunFailed
 from pipeline.training.settings import ZeroSettings
+from pipeline.training.universal import WholeStates
 from pipeline.training.world import World, device_of, local_devices
+from pipeline.training.zero_parts import put_states
 
 if TYPE_CHECKING:
     import torch
@@ -304,6 +306,10 @@ class Engine:
             raise RunFailed(
                 f"DeepSpeed found nothing to load in {folder / TAG}; remove the folder and resume"
             )
+
+    def put_states(self, states: WholeStates) -> None:
+        """Take up whole weights and optimizer states, whatever ranks and stage they come from; every rank calls it."""
+        put_states(self._engine, states)
 
 
 class _Held:

@@ -21,10 +21,10 @@ import yaml
 from pipeline import storage
 from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
 from pipeline.errors import InputError, RunFailed
-from pipeline.lineage import difference, library_versions
+from pipeline.lineage import library_versions
 from pipeline.processes import available_cores
 from pipeline.recipe import Recipe, read_recipe, recipe_from
-from pipeline.training import checkpoints
+from pipeline.training import checkpoints, elastic
 from pipeline.training.preflight import check_resume
 from pipeline.training.settings import ZeroSettings
 from pipeline.training.world import World
@@ -109,7 +109,6 @@ def check_folder(
             raise InputError(f"run: {run} holds other files and no {RECIPE}; name a new folder")
         return History(shards=tuple(shards))
     known = read_recipe(str(run / RECIPE))
-    lineage = storage.read_json(str(run / LINEAGE)) if (run / LINEAGE).exists() else {}
     info = checkpoints.newest_readable(run)
     if info is None:
         check_resume(run, recipe, known, 0, shards, (), may_change_data=False)
@@ -124,17 +123,7 @@ def check_folder(
             f"{run} was trained with vocabulary {info.vocabulary['hash']}, the shards were made with {vocabulary}; "
             "shard with the run's own, or choose another run folder"
         )
-    differences = difference(settings.values, lineage.get("deepspeed", settings.values))
-    if differences := sorted(differences, key=lambda line: ".stage:" not in line):
-        raise InputError(
-            f"{run} was trained with another DeepSpeed configuration ({'; '.join(differences[:3])}); resume with its "
-            "own, or choose another run folder"
-        )
-    if settings.stage > 0 and info.world_size != ranks:
-        raise InputError(
-            f"{run} was checkpointed by {info.world_size} ranks at ZeRO {info.zero_stage}, and {ranks} are "
-            f"started; resume with --ranks {info.world_size}"
-        )
+    elastic.refuse_fixed_parts(info, settings, ranks)
     finished = recipe.finished_phases(info.step)
     change = [{"step": info.step, "changes": changes}] if changes else []
     return History(
@@ -184,7 +173,7 @@ def open_folder(
             "data_changes": list(history.data_changes),
         },
     )
-    _add_environment(run, world)
+    _add_environment(run, world, settings)
     save_vocabulary(vocabulary, str(run / VOCABULARY))
     # Last: a folder that has its recipe has the rest.
     storage.write_text(
@@ -193,7 +182,7 @@ def open_folder(
     return RunFolder(path=run, lock=lock)
 
 
-def _add_environment(run: Path, world: World) -> None:
+def _add_environment(run: Path, world: World, settings: ZeroSettings) -> None:
     path = str(run / ENVIRONMENT)
     starts: list[Any] = storage.read_json(path) if storage.exists(path) else []
     starts.append(
@@ -204,6 +193,7 @@ def _add_environment(run: Path, world: World) -> None:
             "system": platform.platform(),
             "cores": available_cores(),
             "ranks": world.size,
+            "zero_stage": settings.stage,
             "user": os.environ.get("USER") or str(os.getuid()),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
             "versions": library_versions("torch", "deepspeed", "mlflow", "transformers"),

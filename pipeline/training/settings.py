@@ -84,6 +84,13 @@ class ZeroSettings:
         return self.optimizer_device != "none" and bool(self.values.get("zero_force_ds_cpu_optimizer", True))
 
     @property
+    def fixed_parts(self) -> str:
+        """What keeps the state in parts that other ranks and stages can't take up, in words; empty: nothing does."""
+        if "nvme" in (self.optimizer_device, self.parameter_device):
+            return "what is offloaded to nvme"
+        return "what mics_shard_size divides" if int(self._zero.get("mics_shard_size") or 0) > 0 else ""
+
+    @property
     def _zero(self) -> dict[str, Any]:
         return dict(self.values.get("zero_optimization", {}))
 

@@ -39,8 +39,9 @@ ROAD = (
     ("pipeline.cli",),
 )
 DOORS = {
-    # Training's door, and that of its compiled ops, which are built and taken up before training begins.
-    "deepspeed": {"pipeline.training.engine", "pipeline.training.ops"},
+    # Training's door; that of its compiled ops, which are built and taken up before training begins; and that of its
+    # universal checkpoints, by which a run goes on with other ranks.
+    "deepspeed": {"pipeline.training.engine", "pipeline.training.ops", "pipeline.training.universal"},
     "mlflow": {"pipeline.training.tracking"},
     "click": {"pipeline.cli", "pipeline.demo"},
     "rjieba": {"pipeline.corpus.words"},
