@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.ending import end_at_once
 from pipeline.errors import InputError, RunFailed
+from pipeline.training.fragments import fragments_of
 from pipeline.training.settings import ZeroSettings
-from pipeline.training.world import World, device_of, local_devices
+from pipeline.training.world import World, device_of, local_devices, sum_over_ranks
 
 if TYPE_CHECKING:
     import torch
@@ -149,6 +150,8 @@ class Engine:
         import deepspeed
         from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
+        from pipeline.training.lamb import Lamb
+
         self._world = world
         self.stage, self.precision = settings.stage, precision
         config = settings.configuration(
@@ -170,6 +173,12 @@ class Engine:
             raise InputError(
                 f"deepspeed: {settings.path}: DeepSpeed refuses it: {_first_line(error)}"
             ) from error
+        if isinstance(optimizer, Lamb) and self.stage:
+            optimizer.divide(
+                fragments_of(network, self._engine.optimizer, self.stage),
+                tensors=len(list(network.parameters())),
+                sum_over_ranks=lambda values: sum_over_ranks(values, self.device),
+            )
 
     @property
     def network(self) -> Any:

@@ -172,9 +172,10 @@ def _check_zero(path: Path, zero: dict[str, Any]) -> None:
 
 def check_optimizers(settings: ZeroSettings, optimizers: Iterable[str]) -> None:
     """Raise InputError where a phase's optimizer is none that the JSON lets DeepSpeed take."""
-    if settings.wants_cpu_adam and "bert_adam" in optimizers:
+    other = [name for name in optimizers if name != "adamw"]
+    if settings.wants_cpu_adam and other:
         raise InputError(
-            f"optimizer bert_adam is not DeepSpeed's own Adam, which deepspeed: {settings.path} wants for what it "
+            f"optimizer {other[0]} is not DeepSpeed's own Adam, which deepspeed: {settings.path} wants for what it "
             'offloads; set "zero_force_ds_cpu_optimizer": false there, or optimizer=adamw'
         )
 

@@ -58,7 +58,7 @@ def _engine(
         engine = Engine(
             network,
             make_optimizer(
-                recipe.phases[phase].optimizer, network, recipe.adamw, cpu_adam=plan.settings.wants_cpu_adam
+                recipe.phases[phase].optimizer, network, recipe, cpu_adam=plan.settings.wants_cpu_adam
             ),
             plan.settings,
             precision=recipe.precision,
