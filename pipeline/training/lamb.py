@@ -89,11 +89,12 @@ class Lamb(torch.optim.Optimizer):
         pieces = _Pieces([], [], [], [], [], [])
         for parameter in parameters:
             state = self.state[parameter]
-            if not state:
+            if "exp_avg" not in state:
                 state["step"] = torch.zeros(())  # on the CPU, as torch's AdamW keeps it
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
-            state["step"] += 1
+            # Not in place: read from a universal checkpoint at stage 3, all flat tensors share one count.
+            state["step"] = state["step"] + 1
             assert parameter.grad is not None
             whole = (parameter.detach(), parameter.grad, state["exp_avg"], state["exp_avg_sq"])
             # Where nothing is cut, a parameter is a piece, and which one of all plays no part.
