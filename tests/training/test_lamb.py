@@ -261,8 +261,8 @@ def test_one_ratio_for_all_that_a_flat_tensor_holds_would_be_another_method() ->
 
 
 def test_norms_of_many_elements_keep_their_digits() -> None:
-    # In fp32, in one go, a CPU's norm of so many loses the fourth digit.
+    # In fp32, in one go, a CPU's norm of so many is off in the fourth digit.
     weights = torch.randn(1 << 24, generator=torch.Generator().manual_seed(1))
     found = train([weights], [[torch.ones(1 << 24)]], weight_decay=0.0)[0]
     rate = 0.1 * float(weights.double().norm()) / (1 << 12)
-    assert float((weights - found).double().mean()) == pytest.approx(rate, rel=1e-6)
+    assert float((weights - found).double().mean()) == pytest.approx(rate, rel=1e-5)
