@@ -137,7 +137,7 @@ class Lamb(torch.optim.Optimizer):
 
     def _ratios(self, weights: list[Tensor], updates: list[Tensor], tensors: list[int]) -> list[float]:
         """‖x‖ / ‖u‖ of the tensor that each piece belongs to."""
-        of_weights, of_updates = _squared_norms(weights), _squared_norms(updates)
+        of_weights, of_updates = squared_norms(weights), squared_norms(updates)
         if self._fragments is not None:
             sums = [0.0] * (2 * self._tensors)
             for tensor, weight, update in zip(tensors, of_weights, of_updates, strict=True):
@@ -149,7 +149,7 @@ class Lamb(torch.optim.Optimizer):
         return [(weight / update) ** 0.5 if weight > 0 and update > 0 else 1.0 for weight, update in both]
 
 
-def _squared_norms(tensors: list[Tensor]) -> list[float]:
+def squared_norms(tensors: list[Tensor]) -> list[float]:
     """‖t‖² of each, summed in float64; the device is waited for once."""
     if not tensors:
         return []
