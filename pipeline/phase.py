@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pipeline.configuration import at_least, one_of
 from pipeline.errors import InputError
 
-OPTIMIZERS = ("adamw", "bert_adam")
+OPTIMIZERS = ("adamw", "bert_adam", "lamb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,9 @@ class Phase:
     learning_rate: the peak, reached after `warmup_steps` steps of linear warm-up
     final_learning_rate: where the linear decay ends, at the phase's last step
     warmup_steps: steps
-    optimizer: `adamw`, or `bert_adam`, the published code's Adam without bias correction; a phase with another
-        one than the phase before begins with fresh optimizer state
+    optimizer: `adamw`; `bert_adam`, the published code's Adam without bias correction; or `lamb`, for global batches
+        of thousands (docs/optimizers.md); a phase with another one than the phase before begins with fresh optimizer
+        state
     """
 
     shards: str | dict[str, float]
@@ -83,13 +84,34 @@ class AdamW:
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it lies in [0, 1)")
-        if not 0 < self.epsilon < math.inf:
-            raise InputError(f"epsilon is {self.epsilon}; it must be above 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay is {self.weight_decay}; it is 0 or more")
+        _check_moments(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lamb:
+    """LAMB's constants (You et al. 2020, arXiv 1904.00962, and their code for BERT: 0.9, 0.999, 1e-6, 0.01).
+
+    bias_correction: as in the paper's algorithm; the authors' code for BERT does without
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    bias_correction: bool = True
+
+    def __post_init__(self) -> None:
+        _check_moments(self)
+
+
+def _check_moments(constants: AdamW | Lamb) -> None:
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(constants, name) < 1:
+            raise InputError(f"{name} is {getattr(constants, name)}; it lies in [0, 1)")
+    if not 0 < constants.epsilon < math.inf:
+        raise InputError(f"epsilon is {constants.epsilon}; it must be above 0")
+    if not 0 <= constants.weight_decay < math.inf:
+        raise InputError(f"weight_decay is {constants.weight_decay}; it is 0 or more")
 
 
 def _nearest_divisor(whole: int, wanted: int) -> int:

@@ -24,7 +24,7 @@ from pipeline.batches.order import MOST_DEFAULT_LANES, default_lanes
 from pipeline.configuration import apply_override, at_least, build, load_yaml, one_of, unshared
 from pipeline.errors import InputError
 from pipeline.objectives import OBJECTIVES
-from pipeline.phase import AdamW, Phase
+from pipeline.phase import AdamW, Lamb, Phase
 from pipeline.policies import (
     CheckpointPolicy,
     EvaluationPolicy,
@@ -52,6 +52,7 @@ class Recipe:
     deepspeed: a file of deepspeed_configs/ (its name, .json or not) or a path: ZeRO, offload, communication only
     activation_checkpointing: `full` computes each layer again for the backward pass instead of keeping its
         activations: the same results, less memory, a third more arithmetic
+    adamw, lamb: the constants of the optimizers that a phase may name (`adamw`'s are `bert_adam`'s, too)
     gradient_clipping: the largest global norm of a step's gradient
     lanes: equal runs that an epoch is cut into; divides every global batch, and the ranks divide it
         (default: the largest common divisor up to 64; where pairs are laid as text, the largest that gives each
@@ -68,6 +69,7 @@ class Recipe:
     deepspeed: str = "zero1"
     activation_checkpointing: str = "none"
     adamw: AdamW = field(default_factory=AdamW)
+    lamb: Lamb = field(default_factory=Lamb)
     gradient_clipping: float = 1.0
     lanes: int | None = None
     checkpoint: CheckpointPolicy = field(default_factory=CheckpointPolicy)

@@ -25,7 +25,7 @@ def shrunken(recipe: Recipe, shards: Path) -> list[str]:
 
 
 def test_there_are_recipes_for_a_laptop_and_for_the_published_sizes() -> None:
-    assert [path.stem for path in RECIPES] == ["base", "large", "tiny"]
+    assert [path.stem for path in RECIPES] == ["base", "large", "large_lamb", "tiny"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -36,15 +36,24 @@ def test_the_first_step_of_every_phase_is_trained(path: Path, shards: Path, cli:
     checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "latest")
     assert checkpoint.step == len(recipe.phases)
     # Shrunken, not changed: precision, stage, optimizer and rates are the recipe's own.
-    for key in ("precision", "deepspeed", "objective", "masking", "adamw", "gradient_clipping"):
+    for key in ("precision", "deepspeed", "objective", "masking", "adamw", "lamb", "gradient_clipping"):
         assert checkpoint.recipe[key] == recipe.as_dict()[key]
+    optimizers = [phase["optimizer"] for phase in checkpoint.recipe["phases"]]
+    assert optimizers == [phase.optimizer for phase in recipe.phases]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_what_the_comments_promise_is_what_the_recipe_says(path: Path) -> None:
     recipe = read_recipe(str(path))
-    assert recipe.model["preset"] == path.stem
-    if path.stem != "tiny":
+    assert recipe.model["preset"] == path.stem.removesuffix("_lamb")
+    if path.stem == "large_lamb":
+        first, second = recipe.phases
+        assert (first.global_batch, first.steps, first.learning_rate) == (65536, 7038, 6e-3)
+        assert (second.global_batch, second.steps, second.learning_rate) == (32768, 1563, 4e-3)
+        assert first.warmup_steps / first.steps == pytest.approx(0.2843, abs=1e-4)
+        assert second.warmup_steps / second.steps == pytest.approx(0.128, abs=1e-4)
+        assert {phase.optimizer for phase in recipe.phases} == {"lamb"}
+    elif path.stem != "tiny":
         assert recipe.steps == 1_000_000
         assert [phase.sequence_length for phase in recipe.phases] == [128, 512]
         # One line from 1e-4 at step 10,000 to 0 at step 1,000,000, over both phases.

@@ -43,9 +43,11 @@ class BertAdam(torch.optim.Optimizer):
         means, squares = [], []
         for parameter in parameters:
             state = self.state[parameter]
-            if not state:
+            if "exp_avg" not in state:
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
+            # Counted for DeepSpeed alone, whose universal checkpoints at stage 3 want it of every optimizer.
+            state["step"] = state.get("step", torch.zeros(())) + 1
             means.append(state["exp_avg"])
             squares.append(state["exp_avg_sq"])
         beta1, beta2 = group["betas"]

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.ending import end_at_once
 from pipeline.errors import InputError, RunFailed
+from pipeline.training.fragments import fragments_of
 from pipeline.training.settings import ZeroSettings
 from pipeline.training.universal import WholeStates
-from pipeline.training.world import World, device_of, local_devices
+from pipeline.training.world import World, device_of, local_devices, sum_over_ranks
 from pipeline.training.zero_parts import put_states
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ class Engine:
         import deepspeed
         from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
+        from pipeline.training.lamb import Lamb
+
         self._world = world
         self.stage, self.precision = settings.stage, precision
         self._offloads = settings.optimizer_device != "none"
@@ -174,6 +177,12 @@ class Engine:
             raise InputError(
                 f"deepspeed: {settings.path}: DeepSpeed refuses it: {_first_line(error)}"
             ) from error
+        if isinstance(optimizer, Lamb) and self.stage:
+            optimizer.divide(
+                fragments_of(network, self._engine.optimizer, self.stage),
+                tensors=len(list(network.parameters())),
+                sum_over_ranks=lambda values: sum_over_ranks(values, self.device),
+            )
         self._updates = True
         self._gate(optimizer)
 

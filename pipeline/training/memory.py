@@ -39,6 +39,8 @@ _ALL_REDUCE = 500_000_000
 # and NCCL's buffers on a GPU (not measured here; NVIDIA's own figures lie around it).
 _CPU_CONTEXT = int(0.35 * GIB)
 _GPU_CONTEXT = int(0.8 * GIB)
+# Bytes a parameter that a step takes in passing: fused AdamW none, ours, in torch's `_foreach`, a copy or two.
+_IN_PASSING = {"adamw": 0, "bert_adam": 8, "lamb": 4}
 # What an allocator loses in pieces that don't fit.
 _FRAGMENTATION = 0.08
 
@@ -59,7 +61,7 @@ class Batch:
 class Estimate:
     """Bytes that one rank needs at the moment of most.
 
-    weights, gradients, optimizer: as their names say; optimizer is Adam's two moments
+    weights, gradients, optimizer: as their names say; optimizer is the two moments, of LAMB as of Adam
     master: the fp32 copy of the weights that is updated
     buckets: what communication and the optimizer's step copy
     activations: kept for the backward pass, and what that makes in passing
@@ -104,6 +106,7 @@ def estimate(
     accumulates: bool = True,
     gpu: bool = True,
     recompute: bool = False,
+    optimizer_name: str = "adamw",
 ) -> Estimate:
     """What a rank needs to train `model`.
 
@@ -124,13 +127,14 @@ def estimate(
     optimizer = 8 * (part if stage else parameters)
     gradients = _gradients(stage, element, parameters, part, accumulates)
     buckets = _buckets(settings, element, model)
-    step_copy = 4 * part if stage else 0
+    in_passing = _IN_PASSING[optimizer_name] * (part if stage else parameters)
+    step_copy = (4 * part if stage else 0) + in_passing
     host = 0
     if offloads_state:
         # Master copies, moments, gradients, and the sums that these are added up in; stage 2 keeps the updated
         # weights there, too, before they go back.
         if settings.optimizer_device == "cpu":
-            host += (20 + (0 if stage == 3 else element)) * part
+            host += (20 + (0 if stage == 3 else element)) * part + in_passing
         master = optimizer = step_copy = 0
         # A gradient leaves for the host bucket by bucket.
         gradients = 0
@@ -228,6 +232,7 @@ def estimate_phase(
         accumulates=phase.global_batch > ranks * batch.sequences,
         gpu=gpu,
         recompute=recipe.activation_checkpointing == "full" if recompute is None else recompute,
+        optimizer_name=phase.optimizer,
     )
 
 

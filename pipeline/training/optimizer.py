@@ -1,20 +1,21 @@
 """The optimizer object that DeepSpeed is handed.
 
-In: a network, the optimizer's name and Adam's constants. Out: an optimizer in two groups. What always holds:
+In: a network, the optimizer's name and a recipe's constants. Out: an optimizer in two groups. What always holds:
 biases and LayerNorm are not decayed, as in the published training; each works element by element, so ZeRO may
-cut its tensors anywhere; nothing is compiled, unless the JSON asks for DeepSpeed's own CPU Adam.
+cut its tensors anywhere, but `lamb`, which is told where they were cut (`fragments`); nothing is compiled, unless the
+JSON asks for DeepSpeed's own CPU Adam.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.phase import AdamW
+from pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
 
 
 def make_optimizer(
-    name: str, network: "torch.nn.Module", constants: AdamW, *, cpu_adam: bool = False
+    name: str, network: "torch.nn.Module", recipe: Recipe, *, cpu_adam: bool = False
 ) -> "torch.optim.Optimizer":
     """The optimizer `name` over `network`, decaying matrices and embeddings only.
 
@@ -24,13 +25,15 @@ def make_optimizer(
 
     from pipeline.training.bert_adam import BertAdam
     from pipeline.training.engine import deepspeed_cpu_adam
+    from pipeline.training.lamb import Lamb
     from pipeline.training.uncompiled import AdamW as TorchAdamW
 
     decayed: list[torch.nn.Parameter] = []
     kept: list[torch.nn.Parameter] = []
     for parameter_name, parameter in network.named_parameters():
         (kept if is_kept(parameter_name, parameter) else decayed).append(parameter)
-    groups = [
+    constants = recipe.lamb if name == "lamb" else recipe.adamw
+    groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": constants.weight_decay},
         {"params": kept, "weight_decay": 0.0},
     ]
@@ -40,6 +43,9 @@ def make_optimizer(
         "betas": (constants.beta1, constants.beta2),
         "eps": constants.epsilon,
     }
+    if name == "lamb":
+        groups[1]["adapts"] = False
+        return Lamb(groups, bias_correction=recipe.lamb.bias_correction, **common)
     if name == "bert_adam":
         return BertAdam(groups, **common)
     if cpu_adam:

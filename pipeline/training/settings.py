@@ -161,6 +161,12 @@ def _check_zero(path: Path, zero: dict[str, Any]) -> None:
         count = zero.get(key, 1)
         if not isinstance(count, int | float) or isinstance(count, bool) or not 0 < count < float("inf"):
             raise InputError(f"deepspeed: {path}: {key} is {count!r}; it is a number of elements above 0")
+    if zero.get("round_robin_gradients"):
+        # Seen at 0.19.8: it then takes one tensor's fp32 weights and state for another's.
+        raise InputError(
+            f"deepspeed: {path} sets round_robin_gradients, with which DeepSpeed saves fp32 weights in the wrong "
+            "places; leave it out"
+        )
     # DeepSpeed takes offload at too low a stage in silence and offloads nothing.
     for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
         offload = zero.get(key) or {}
@@ -179,9 +185,10 @@ def _check_zero(path: Path, zero: dict[str, Any]) -> None:
 
 def check_optimizers(settings: ZeroSettings, optimizers: Iterable[str]) -> None:
     """Raise InputError where a phase's optimizer is none that the JSON lets DeepSpeed take."""
-    if settings.wants_cpu_adam and "bert_adam" in optimizers:
+    other = [name for name in optimizers if name != "adamw"]
+    if settings.wants_cpu_adam and other:
         raise InputError(
-            f"optimizer bert_adam is not DeepSpeed's own Adam, which deepspeed: {settings.path} wants for what it "
+            f"optimizer {other[0]} is not DeepSpeed's own Adam, which deepspeed: {settings.path} wants for what it "
             'offloads; set "zero_force_ds_cpu_optimizer": false there, or optimizer=adamw'
         )
 

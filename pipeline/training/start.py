@@ -100,9 +100,7 @@ def _optimizer(
     plan: Plan, network: "torch.nn.Module", phase: int, settings: ZeroSettings
 ) -> "torch.optim.Optimizer":
     recipe = plan.recipe
-    return make_optimizer(
-        recipe.phases[phase].optimizer, network, recipe.adamw, cpu_adam=settings.wants_cpu_adam
-    )
+    return make_optimizer(recipe.phases[phase].optimizer, network, recipe, cpu_adam=settings.wants_cpu_adam)
 
 
 def _engine(

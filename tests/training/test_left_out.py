@@ -24,7 +24,7 @@ def found() -> dict[str, dict[str, Any]]:
     )
     assert done.returncode == 0, done.stderr
     answers: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    assert len(answers) == 11
+    assert len(answers) == 14
     return answers
 
 

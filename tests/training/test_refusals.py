@@ -43,6 +43,10 @@ def changed_manifest(shards: Path, to: Path, **vocabulary: Any) -> Path:
             "offload_optimizer is 'cpu'; it holds keys",
         ),
         ('{"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}}', "reduce_bucket_size is 'auto'"),
+        (
+            '{"zero_optimization": {"stage": 2, "round_robin_gradients": true}}',
+            "round_robin_gradients, with which DeepSpeed saves fp32 weights",
+        ),
         ('{"zero_optimization": {"stage": 1, "reduce_bucket_size": 0}}', "reduce_bucket_size is 0"),
         ("{", "is no JSON"),
     ],

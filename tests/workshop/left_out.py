@@ -7,20 +7,22 @@ import torch
 
 from model.bert import BertForPretraining
 from model.config import preset
-from pipeline.phase import AdamW
+from pipeline.recipe import recipe_from
 from pipeline.training.engine import Engine, join_world, leave_world
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.probe import probe_input
 from pipeline.training.settings import read_settings
 from pipeline.training.state_files import copy_of
 from pipeline.training.world import World
+from workshop.recipes import small_recipe
 
 CONFIGURATIONS = [
-    (name, precision)
+    (name, precision, "adamw")
     for name in ("zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
     for precision in ("fp32", "bf16")
     if (name, precision) != ("zero0", "bf16")
-]
+] + [(name, "fp32", "lamb") for name in ("zero0", "zero1", "zero3")]
+RECIPE = recipe_from(small_recipe("run", "shards"), "small")
 CONFIG = preset("tiny", vocab_size=100, hidden_size=64, intermediate_size=128)
 
 
@@ -54,13 +56,13 @@ def same(ours: Any, theirs: Any) -> bool:
     return isinstance(ours, float) or type(ours) is type(theirs)
 
 
-def look(name: str, precision: str, world: World) -> dict[str, Any]:
+def look(name: str, precision: str, optimizer: str, world: World) -> dict[str, Any]:
     torch.manual_seed(0)
     network = BertForPretraining(CONFIG)
     settings = read_settings(name)
     engine = Engine(
         network,
-        make_optimizer("adamw", network, AdamW(), cpu_adam=settings.wants_cpu_adam),
+        make_optimizer(optimizer, network, RECIPE, cpu_adam=settings.wants_cpu_adam),
         settings,
         precision=precision,
         micro_batch=2,
@@ -90,7 +92,7 @@ def look(name: str, precision: str, world: World) -> dict[str, Any]:
 def main() -> None:
     world = World.alone()
     join_world(world)
-    found = {f"{name} {precision}": look(name, precision, world) for name, precision in CONFIGURATIONS}
+    found = {" ".join(configuration): look(*configuration, world) for configuration in CONFIGURATIONS}
     print(json.dumps(found))
     leave_world()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pipeline.phase import AdamW
+from pipeline.recipe import recipe_from
 from pipeline.training.checkpoints import CheckpointInfo
 from pipeline.training.elastic import load_elsewhere
 from pipeline.training.engine import Engine, join_world, leave_world
@@ -21,8 +21,11 @@ from pipeline.training.settings import read_settings
 from pipeline.training.uncompiled import AdamW as TorchAdamW
 from pipeline.training.uncompiled import without_compiler
 from pipeline.training.world import World
+from workshop.engines import save
+from workshop.recipes import small_recipe
 
 STEPS = 3
+RECIPE = recipe_from(small_recipe("run", "shards") | {"adamw": {"weight_decay": 0.1}}, "small")
 RATE = 0.01
 
 
@@ -49,7 +52,7 @@ def optimizer_over(few: Few, name: str) -> torch.optim.Optimizer:
     if name == "a group each":
         groups = [{"params": [each], "weight_decay": 0.1 * each.dim()} for each in few.parameters()]
         return TorchAdamW(groups, lr=0.0, fused=True)
-    return make_optimizer(name, few, AdamW(weight_decay=0.1))
+    return make_optimizer(name, few, RECIPE)
 
 
 def engine_of(case: str, world: World) -> Engine:
@@ -136,7 +139,7 @@ def write(case: str, folder: Path, world: World) -> None:
     engine = engine_of(case, world)
     for step in range(STEPS):
         train(engine, step)
-    engine.save(folder / case)
+    save(engine, folder / case)
     state = whole_state(engine)
     train(engine, STEPS)
     weights = engine.fp32_weights()
