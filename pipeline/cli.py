@@ -445,5 +445,36 @@ def doctor(as_json: bool, **settings: Any) -> None:
     run(DoctorConfig(json=as_json, **settings))
 
 
+@main.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--code", type=int, required=True, help="The exit code of `bertpipe pretrain RECIPE …`.")
+@click.option(
+    "--limit", type=int, default=3, show_default=True, help="Restarts in a row that may add no checkpoint."
+)
+@click.option("--preempted", is_flag=True, help="SLURM, not a person, has sent SIGTERM.")
+@click.pass_context
+def requeue(
+    context: click.Context,
+    recipe: str,
+    overrides: tuple[str, ...],
+    code: int,
+    limit: int,
+    preempted: bool,
+) -> None:
+    """Say whether a job that ended is to start again: exit code 0 for yes, 1 for no.
+
+    The scripts in slurm/ ask it; so can those for another scheduler.
+    """
+    from pipeline.recipe import read_recipe
+    from pipeline.training.restarts import decide
+
+    run = read_recipe(recipe, overrides).run
+    job = os.environ.get("SLURM_JOB_ID", "")
+    decision = decide(Path(run), code=code, job=job, limit=limit, preempted=preempted)
+    click.echo(f"{run} {decision.why}")
+    context.exit(0 if decision.again else 1)
+
+
 if __name__ == "__main__":
     main()

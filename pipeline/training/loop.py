@@ -18,6 +18,7 @@ from pipeline.training.checkpoints import FOLDER, LATEST, CheckpointInfo, name_o
 from pipeline.training.display import TrainingDisplay
 from pipeline.training.engine import Engine
 from pipeline.training.evaluate import evaluate
+from pipeline.training.heartbeat import Pulse
 from pipeline.training.matrix_rate import matrix_rate
 from pipeline.training.metrics import Log
 from pipeline.training.plan import Plan
@@ -33,8 +34,8 @@ from pipeline.training.world import World, raise_once
 class Training:
     """One rank's training of a plan."""
 
-    def __init__(self, plan: Plan, world: World, checkpoint: Path | None) -> None:
-        self._plan, self._world = plan, world
+    def __init__(self, plan: Plan, world: World, checkpoint: Path | None, pulse: Pulse) -> None:
+        self._plan, self._world, self._pulse = plan, world, pulse
         self._engine: Engine = start(plan, world, checkpoint)
         self.step = self._saved = self._samples = self._tokens = 0
         self._held_out_figures: dict[str, float] = {}
@@ -59,6 +60,7 @@ class Training:
                     if turn.signal_number:
                         self._stop(turn.signal_number, log)
                     self._refuse_emptiness(turn)
+                    self._pulse.at(self.step, "training")
                     sums = self._train(index, turn)
                     seconds = time.perf_counter() - marked
                     metrics = self._metrics(sums, loader.plan.epochs_done(turn.batches.step + 1), seconds)
@@ -147,6 +149,7 @@ class Training:
         }
 
     def _evaluate(self, index: int) -> dict[str, float]:
+        self._pulse.at(self.step, "evaluating")
         figures = evaluate(
             self._engine.network,
             self._plan.held_out(index, self._world),
@@ -157,6 +160,7 @@ class Training:
         return {f"held_out_{name}": value for name, value in figures.items()}
 
     def _save(self, log: Log) -> None:
+        self._pulse.at(self.step, "saving")
         plan = self._plan
         log.sync()
         info = CheckpointInfo(
