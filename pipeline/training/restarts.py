@@ -53,8 +53,8 @@ def decide(run: Path, *, code: int, job: str, limit: int, preempted: bool = Fals
     if vain >= limit:
         return Decision(
             again=False,
-            why=f"started {vain + 1} times without a checkpoint after that of step {step}; look into the job's "
-            "output, then submit again",
+            why=f"started {vain + 1} time{'s' * (vain > 0)} without a checkpoint after that of step {step}; look into "
+            "the job's output, then submit again",
         )
     reason = _reason(code, preempted)
     entry = {"job": job, "step": step, "exit_code": code, "reason": reason}
