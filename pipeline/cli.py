@@ -382,6 +382,31 @@ def pretrain(
 
 
 @main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--watch", is_flag=True, help="Again every two seconds, until the run is over.")
+@click.option("--json", "as_json", is_flag=True, help="For a machine, one line.")
+def status(run: Path, watch: bool, as_json: bool) -> None:
+    """Show what the run in folder RUN is doing: step, rate, time left, losses, ranks.
+
+    Works from any terminal or node that sees the folder, while others train in it.
+    """
+    from pipeline.status.watching import StatusConfig
+    from pipeline.status.watching import run as show
+
+    show(StatusConfig(folder=run, watch=watch, json=as_json))
+
+
+@main.command()
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="[FOLDER]...")
+@click.option("--json", "as_json", is_flag=True, help="For a machine, one line.")
+def runs(folders: tuple[Path, ...], as_json: bool) -> None:
+    """List the run folders in FOLDER (default: RUNS), the latest first."""
+    from pipeline.status.watching import RunsConfig, run_list
+
+    run_list(RunsConfig(folders=folders, json=as_json))
+
+
+@main.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--shards", required=True, help="The shard folder whose held-out pairs are looked at.")
 @click.option("--sequences", type=int, help="How many held-out pairs (default: all).")
@@ -443,6 +468,55 @@ def doctor(as_json: bool, **settings: Any) -> None:
     from pipeline.doctor.examination import DoctorConfig, run
 
     run(DoctorConfig(json=as_json, **settings))
+
+
+@main.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--get", metavar="KEY", help="Print one dotted key alone; * stands for every phase.")
+def recipe(recipe: str, overrides: tuple[str, ...], get: str | None) -> None:
+    """Show RECIPE with every default and override spelled out."""
+    import yaml
+
+    from pipeline.configuration import values_at
+    from pipeline.recipe import read_recipe
+
+    value = read_recipe(recipe, overrides).as_dict()
+    if get is None:
+        click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+    for found in values_at(value, get) if get else ():
+        click.echo(found if isinstance(found, str) else json.dumps(found, default=str))
+
+
+@main.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--code", type=int, required=True, help="The exit code of `bertpipe pretrain RECIPE …`.")
+@click.option(
+    "--limit", type=int, default=3, show_default=True, help="Restarts in a row that may add no checkpoint."
+)
+@click.option("--preempted", is_flag=True, help="SLURM, not a person, has sent SIGTERM.")
+@click.pass_context
+def requeue(
+    context: click.Context,
+    recipe: str,
+    overrides: tuple[str, ...],
+    code: int,
+    limit: int,
+    preempted: bool,
+) -> None:
+    """Say whether a job that ended is to start again: exit code 0 for yes, 1 for no.
+
+    The scripts in slurm/ ask it; so can those for another scheduler.
+    """
+    from pipeline.recipe import read_recipe
+    from pipeline.training.restarts import decide
+
+    run = read_recipe(recipe, overrides).run
+    job = os.environ.get("SLURM_JOB_ID", "")
+    decision = decide(Path(run), code=code, job=job, limit=limit, preempted=preempted)
+    click.echo(f"{run} {decision.why}")
+    context.exit(0 if decision.again else 1)
 
 
 if __name__ == "__main__":

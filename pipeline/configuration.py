@@ -72,6 +72,28 @@ def _step_into(owner: Any, name: str) -> Any:
     return owner[name]
 
 
+def values_at(value: Any, name: str) -> list[Any]:
+    """What stands at a dotted key; `*` stands for every item of a list.
+
+    Raises InputError where the key leads nowhere.
+    """
+    found = [value]
+    for part in name.split("."):
+        try:
+            found = [
+                inner
+                for owner in found
+                for inner in (
+                    owner if part == "*" else [owner[int(part) if isinstance(owner, list) else part]]
+                )
+            ]
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise InputError(
+                f"{name} names nothing in the recipe; a list's items are numbered from 0"
+            ) from error
+    return found
+
+
 def build(kind: type, value: Any, where: str) -> Any:
     """An instance of the dataclass `kind` from plain values; `where` is the dotted key that leads here.
 

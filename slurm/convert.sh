@@ -30,4 +30,4 @@ if [ $# = 0 ]; then
   fi
   set -- "$BERTPIPE_CHECKPOINT" -o "$BERTPIPE_MODEL"
 fi
-srun bertpipe convert "$@"
+"${STEP[@]}" convert "$@"

@@ -1,8 +1,12 @@
 # shellcheck shell=bash
-# What every job here shares; sourced by the scripts beside it, which say `fail` and `bertpipe` after it.
+# What every job here shares; sourced by the scripts beside it, which start "${STEP[@]}" (one task a rank) and
+# "${HERE[@]}" (one process) after it, and say `fail`.
 #
 #   BERTPIPE_VENV        the environment that holds bertpipe, on a disk that all nodes see
 #                        (default: .venv of this checkout, else whatever `bertpipe` the PATH finds)
+#   BERTPIPE_CONTAINER   instead: an image that holds it, IMAGE.sif for Apptainer, IMAGE.sqsh for enroot and pyxis
+#   BERTPIPE_MOUNTS      folders that it sees beside the one of submission: SOURCE:TARGET,…
+#   BERTPIPE_MODULES     environment modules to load first: "cuda/12.4 gcc/13"
 #   BERTPIPE_EXTENSIONS  the folder of DeepSpeed ops that `bertpipe doctor --prepare` built beforehand
 #                        (default: $TORCH_EXTENSIONS_DIR, else ~/.cache/bertpipe/extensions)
 #
@@ -16,15 +20,16 @@ fail() {
 
 [ -n "${SLURM_JOB_ID:-}" ] || { SLURM_JOB_NAME=$(basename "$0") && fail "is for sbatch: sbatch slurm/$SLURM_JOB_NAME …"; }
 
-if [ -n "${BERTPIPE_VENV:-}" ]; then
-  [ -x "$BERTPIPE_VENV/bin/bertpipe" ] ||
-    fail "BERTPIPE_VENV is $BERTPIPE_VENV, where there is no bin/bertpipe that $SLURMD_NODENAME can run"
-elif [ -x "$BERTPIPE_ROOT/.venv/bin/bertpipe" ]; then
-  BERTPIPE_VENV=$BERTPIPE_ROOT/.venv
+if [ -n "${BERTPIPE_MODULES:-}" ]; then
+  command -v module >/dev/null || fail "BERTPIPE_MODULES is $BERTPIPE_MODULES, and $SLURMD_NODENAME has no \`module\`"
+  # Modules are written for shells that mind neither unset names nor failures.
+  set +eu
+  # shellcheck disable=SC2086
+  module load $BERTPIPE_MODULES || fail "BERTPIPE_MODULES is $BERTPIPE_MODULES, which \`module load\` refuses"
+  set -eu
 fi
-[ -z "${BERTPIPE_VENV:-}" ] || PATH=$BERTPIPE_VENV/bin:$PATH
-command -v bertpipe >/dev/null ||
-  fail "no bertpipe on $SLURMD_NODENAME: \`make install\` in $BERTPIPE_ROOT, or set BERTPIPE_VENV"
+# shellcheck source=slurm/container.sh
+. "$BERTPIPE_ROOT/slurm/container.sh"
 
 export PATH
 export TORCH_EXTENSIONS_DIR=${BERTPIPE_EXTENSIONS:-${TORCH_EXTENSIONS_DIR:-$HOME/.cache/bertpipe/extensions}}

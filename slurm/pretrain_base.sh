@@ -9,10 +9,11 @@
 # script's name: sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 slurm/…; one without GPUs by --gpus-per-node=0.
 # More ranks than eight take fewer sequences each: `bertpipe doctor --recipe RECIPE.yaml --gpus 16x80GB` says which
 # micro_batch, and it follows the recipe: slurm/pretrain_base.sh recipes/base.yaml phases.0.micro_batch=16.
-# Five minutes before the time limit, and on `scancel --signal=TERM JOB`, the run checkpoints and ends (exit code
-# 143); the same command continues it to the last bit. Submitted after its end, it does nothing.
+# It ends with the recipe's last step: five minutes before the time limit it checkpoints and has itself requeued, and so
+# it does when a rank or a node fails (requeue.sh says when it does not). `scancel --signal=TERM JOB` checkpoints and
+# ends it; submitted again it continues, to the last bit; submitted after its end, it does nothing.
 # Environment: BERTPIPE_ROOT, this checkout (default: the folder that sbatch was called in); MASTER_ADDR and
-# MASTER_PORT, where rank 0 listens (default: the step's first node, a port by the job's number); environment.sh's.
+# MASTER_PORT, where rank 0 listens (default: the step's first node, a port by the job's number); environment.sh's and requeue.sh's.
 #SBATCH --job-name=bertpipe-base
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
@@ -20,7 +21,8 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=0
 #SBATCH --time=24:00:00
-#SBATCH --signal=TERM@300
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
 set -euo pipefail
@@ -32,10 +34,11 @@ if [ ! -r "$BERTPIPE_ROOT/slurm/environment.sh" ]; then
 fi
 # shellcheck source=slurm/environment.sh
 . "$BERTPIPE_ROOT/slurm/environment.sh"
+# shellcheck source=slurm/requeue.sh
+. "$BERTPIPE_ROOT/slurm/requeue.sh"
 
 # Overrides alone are overrides of the default recipe.
 case ${1:-} in
   '' | *=*) set -- "${BERTPIPE_RECIPE:-$BERTPIPE_ROOT/recipes/base.yaml}" "$@" ;;
 esac
-# A rank that dies ends the others after a minute, in which they end by themselves, their records whole.
-srun --kill-on-bad-exit=0 --wait=60 bertpipe pretrain "$@"
+train "$@"

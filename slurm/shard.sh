@@ -32,4 +32,4 @@ if [ $# = 0 ]; then
   set -- "$BERTPIPE_CORPUS" --vocab "$BERTPIPE_VOCAB" -o "$BERTPIPE_SHARDS"
 fi
 # Ahead of the arguments: a --workers among them is the last word.
-srun bertpipe shard --workers "${SLURM_CPUS_PER_TASK:-1}" "$@"
+"${STEP[@]}" shard --workers "${SLURM_CPUS_PER_TASK:-1}" "$@"

@@ -29,4 +29,4 @@ if [ $# = 0 ]; then
   fi
   set -- "$BERTPIPE_CORPUS" -o "$BERTPIPE_VOCAB"
 fi
-srun bertpipe vocab "$@"
+"${STEP[@]}" vocab "$@"

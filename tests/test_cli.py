@@ -16,7 +16,10 @@ from pipeline.cli import main
 from pipeline.corpus.sharding import ShardConfig
 from pipeline.corpus.vocab import VocabConfig
 
-COMMANDS = ("vocab", "shard", "inspect", "pretrain", "evaluate", "convert", "demo", "doctor")
+COMMANDS = (
+    "vocab", "shard", "inspect", "pretrain", "status", "runs", "evaluate", "convert", "demo", "doctor", "recipe",
+    "requeue",
+)  # fmt: skip
 
 
 def test_commands_stand_in_the_roads_order() -> None:

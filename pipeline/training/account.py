@@ -32,6 +32,7 @@ class Course:
     seconds: that it took; saving_seconds: that it was held up before by a checkpoint
     peak: floating-point operations a second that all ranks' devices could do
     lost: pairs of the step that damaged blocks held
+    ranks: how many took it
     """
 
     epoch: float
@@ -39,6 +40,7 @@ class Course:
     saving_seconds: float
     peak: float
     lost: int
+    ranks: int
 
 
 def step_metrics(
@@ -64,7 +66,7 @@ def step_metrics(
         "sequences_per_second": sums.sequences / seconds,
         "tokens_per_second": sums.tokens / seconds,
         "mfu": sums.flops / seconds / course.peak,
-        "data_wait_share": min(1.0, sums.wait_seconds / seconds),
+        "data_wait_share": min(1.0, sums.wait_seconds / course.ranks / seconds),
         # Seconds since 1970: a step that a tracking server gets late still lands at its time.
         "time": round(time.time(), 3),
         "samples_lost": course.lost,

@@ -19,6 +19,7 @@ from pipeline.training.drift import drifted
 from pipeline.training.engine import Engine
 from pipeline.training.evaluate import evaluate
 from pipeline.training.guards import Guard, Verdict, passes
+from pipeline.training.heartbeat import Pulse
 from pipeline.training.matrix_rate import matrix_rate
 from pipeline.training.metrics import Log
 from pipeline.training.plan import Plan
@@ -40,9 +41,17 @@ class Training:
     """
 
     def __init__(
-        self, plan: Plan, world: World, watchdog: Watchdog, *, step: int, trusted: bool = False
+        self,
+        plan: Plan,
+        world: World,
+        watchdog: Watchdog,
+        pulse: Pulse,
+        *,
+        step: int,
+        trusted: bool = False,
     ) -> None:
-        self._plan, self._world, self._watchdog, self._trusted = plan, world, watchdog, trusted
+        self._plan, self._world, self._trusted = plan, world, trusted
+        self._watchdog, self._pulse = watchdog, pulse
         self._run = Path(plan.recipe.run)
         self._display = TrainingDisplay(
             total=plan.recipe.steps, done=step, shown=world.is_first, tasks=plan.objective.tasks
@@ -94,6 +103,7 @@ class Training:
                 if rounds.signal_number:
                     self._stop(rounds.signal_number, log)
                 self._refuse(turn)
+                self._pulse.at(standing.step, "training")
                 epoch = loader.plan.epochs_done(turn.batches.step + 1)
                 metrics, verdict = self._step(index, turn, rounds, epoch, marked)
                 if self._is_due(recipe.evaluate.every):
@@ -144,6 +154,7 @@ class Training:
             saving_seconds=self._saving_seconds,
             peak=self._peak,
             lost=turn.lost,
+            ranks=self._world.size,
         )
         self._saving_seconds = 0.0
         metrics = step_metrics(standing, sums, self._plan.objective, rate=rate, norm=norm, course=course)
@@ -217,6 +228,7 @@ class Training:
         self._display.say(f"warning: {verdict.reason}; back to step {step}{passed}")
 
     def _evaluate(self, index: int) -> dict[str, float]:
+        self._pulse.at(self._standing.step, "evaluating")
         figures = evaluate(
             self._engine.network,
             self._watchdog.watched(self._plan.held_out(index, self._world)),
@@ -229,6 +241,7 @@ class Training:
     def _save(self, log: Log, *, is_needed: bool = False) -> None:
         """Write a checkpoint, or begin to while training goes on; `is_needed` waits, and fails where it fails."""
         began = time.perf_counter()
+        self._pulse.at(self._standing.step, "saving")
         self._settle(is_needed=is_needed)
         self._watchdog.feed()
         log.sync()

@@ -5,15 +5,18 @@ What always holds: one process a folder trains; the first rank chooses the check
 rank that loses another ends and says so.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import RunFailed
+from pipeline.errors import BertpipeError, RunFailed
 from pipeline.progress import say
 from pipeline.training.engine import join_world, leave_world
+from pipeline.training.heartbeat import beating
 from pipeline.training.loop import Training
 from pipeline.training.metrics import open_log
 from pipeline.training.plan import Plan
-from pipeline.training.run_folder import RECIPE, VOCABULARY, open_folder
+from pipeline.training.run_folder import RECIPE, VOCABULARY, RunFolder, note_end, open_folder
 from pipeline.training.signals import watching
 from pipeline.training.start import resumed_step
 from pipeline.training.tracking import RunRecord, open_tracker
@@ -33,33 +36,59 @@ def train(plan: Plan, world: World, *, trusted: bool) -> None:
     join_world(world)
     device = device_of(world)
     try:
-        # Held until the end: nobody else trains in this folder.
         folder = on_first_rank(
             world,
             device,
             lambda: open_folder(plan.recipe, plan.history, plan.vocabulary, plan.settings, world),
         )
-        step = resumed_step(run_path, world, trusted=trusted)
-        watchdog = Watchdog(run_path, world, seconds=plan.recipe.guards.stall_seconds)
-        training = Training(plan, world, watchdog, step=step, trusted=trusted)
-        if world.is_first:
-            _announce(plan, step)
-        with (
-            watching() as request,
-            watchdog,
-            open_log(run_path, after=step, is_first=world.is_first) as log,
-            open_tracker(plan.recipe.tracking, run_path, _record(plan), is_first=world.is_first) as tracker,
-        ):
-            training.run(log, tracker, request)
-        if folder is not None:
-            folder.lock.close()
+        # The folder is held until the end: nobody else trains in it.
+        with _holding(folder, world), beating(run_path, world) as pulse:
+            step = resumed_step(run_path, world, trusted=trusted)
+            watchdog = Watchdog(run_path, world, seconds=plan.recipe.guards.stall_seconds)
+            training = Training(plan, world, watchdog, pulse, step=step, trusted=trusted)
+            if world.is_first:
+                _announce(plan, step)
+            with (
+                watching() as request,
+                watchdog,
+                open_log(run_path, after=step, is_first=world.is_first) as log,
+                open_tracker(
+                    plan.recipe.tracking, run_path, _record(plan), is_first=world.is_first
+                ) as tracker,
+            ):
+                training.run(log, tracker, request)
     except RuntimeError as error:
-        if world.size > 1 and is_lost_peer(error):
-            reason = (str(error).splitlines() or ["no reason given"])[0]
-            raise RunFailed(f"rank {world.rank} lost another rank: {reason}") from error
+        if lost := _lost_peer(error, world):
+            raise lost from error
         raise
     finally:
         leave_world()
+
+
+@contextmanager
+def _holding(folder: RunFolder | None, world: World) -> Iterator[None]:
+    """Note in the folder how the block ended, then let go of it; the ranks but the first hold none."""
+    code, said = 1, ""
+    try:
+        yield
+        code = 0
+    except BaseException as error:
+        known = _lost_peer(error, world) or error
+        code = known.exit_code if isinstance(known, BertpipeError) else 1
+        said = (str(known).splitlines() or [type(known).__name__])[0]
+        raise
+    finally:
+        if folder is not None:
+            note_end(folder.path, code, said)
+            folder.lock.close()
+
+
+def _lost_peer(error: BaseException, world: World) -> RunFailed | None:
+    """What a collective's error says where another rank is gone; None for other errors."""
+    if world.size == 1 or not isinstance(error, RuntimeError) or not is_lost_peer(error):
+        return None
+    reason = (str(error).splitlines() or ["no reason given"])[0]
+    return RunFailed(f"rank {world.rank} lost another rank: {reason}")
 
 
 def _announce(plan: Plan, step: int) -> None:

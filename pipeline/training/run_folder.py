@@ -1,31 +1,34 @@
 """The run folder: what a run is, so that the same command resumes it and no other one can.
 
 In: a recipe and the manifests of its phases. Out: `RUN/recipe.yaml` (resolved), `RUN/lineage.json` (what it
-trains on), `RUN/vocab/`, `RUN/environment.json` (where and with which versions, one entry a start).
-What always holds: one run trains in a folder at a time (a lock that its owner's death releases); a folder is
-never taken for a run of another recipe or other shards.
+trains on), `RUN/vocab/`, `RUN/environment.json` (where, with which versions and to what end,
+one entry a start).
+What always holds: one run trains in a folder at a time (see `lock`); a folder is never taken for a run of another
+recipe or other shards.
 """
 
 import dataclasses
-import fcntl
 import os
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from pipeline import storage
 from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
-from pipeline.errors import InputError, RunFailed
+from pipeline.errors import BertpipeError, InputError
 from pipeline.lineage import library_versions
 from pipeline.processes import available_cores
 from pipeline.recipe import Recipe, read_recipe, recipe_from
-from pipeline.training import checkpoints, elastic
+from pipeline.training import checkpoints, elastic, lock
+from pipeline.training.heartbeat import RANKS, clear
 from pipeline.training.preflight import check_resume
+from pipeline.training.restarts import RESTARTS
 from pipeline.training.settings import ZeroSettings
 from pipeline.training.world import World
 
@@ -33,7 +36,6 @@ RECIPE = "recipe.yaml"
 LINEAGE = "lineage.json"
 ENVIRONMENT = "environment.json"
 VOCABULARY = "vocab"
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ class RunFolder:
     """An open run folder; keep it as long as the run trains."""
 
     path: Path
-    lock: IO[str]
+    lock: lock.RunLock
 
 
 def with_known_lanes(recipe: Recipe, *, may_change_data: bool = False) -> Recipe:
@@ -135,7 +137,7 @@ def check_folder(
 
 def _is_ours(name: str) -> bool:
     """Whether a start that was cut short may have left `name` in a run folder that has no recipe yet."""
-    return name in (_LOCK, VOCABULARY) or name.startswith((LINEAGE, ENVIRONMENT, RECIPE))
+    return name in (lock.LOCK, RANKS, RESTARTS, VOCABULARY) or name.startswith((LINEAGE, ENVIRONMENT, RECIPE))
 
 
 def open_folder(
@@ -151,19 +153,20 @@ def open_folder(
     """
     run = Path(recipe.run)
     storage.make_folder(str(run))
-    lock = (run / _LOCK).open("a+")
+    held = lock.take(run)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise InputError(
-            f"{run} is being trained by another process; wait for it, or name another run"
-        ) from error
-    except OSError as error:
-        lock.close()
-        raise RunFailed(
-            f"the disk of {run} cannot lock files ({error.strerror}); mount it with locks, or use another"
-        ) from error
+        clear(run)
+        _add_environment(run, world, settings)
+        _write_what_it_is(run, recipe, history, vocabulary, settings)
+    except BaseException:
+        held.close()
+        raise
+    return RunFolder(path=run, lock=held)
+
+
+def _write_what_it_is(
+    run: Path, recipe: Recipe, history: History, vocabulary: Vocabulary, settings: ZeroSettings
+) -> None:
     storage.write_json(
         str(run / LINEAGE),
         {
@@ -173,13 +176,11 @@ def open_folder(
             "data_changes": list(history.data_changes),
         },
     )
-    _add_environment(run, world, settings)
     save_vocabulary(vocabulary, str(run / VOCABULARY))
     # Last: a folder that has its recipe has the rest.
     storage.write_text(
         str(run / RECIPE), yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True)
     )
-    return RunFolder(path=run, lock=lock)
 
 
 def _add_environment(run: Path, world: World, settings: ZeroSettings) -> None:
@@ -200,3 +201,15 @@ def _add_environment(run: Path, world: World, settings: ZeroSettings) -> None:
         }
     )
     storage.write_json(path, starts)
+
+
+def note_end(run: Path, code: int, said: str) -> None:
+    """Say of the last start how it ended: its exit code, and in one line why; its owner calls it.
+
+    A disk that takes no more leaves that unsaid.
+    """
+    path = str(run / ENVIRONMENT)
+    with suppress(OSError, BertpipeError):
+        *before, last = storage.read_json(path)
+        ended = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exit_code": code, "said": said}
+        storage.write_json(path, [*before, last | ended])

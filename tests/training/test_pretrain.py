@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -235,6 +236,14 @@ def test_one_run_trains_in_a_folder_at_a_time(recipe: dict[str, Any], write_reci
         assert "is being trained by another process" in second.stderr
         assert len(second.stderr.splitlines()) == 1
         assert process.poll() is None
+        shown = cli("status", recipe["run"], "--json")
+        assert json.loads(shown.stdout)["state"] in ("training", "starting", "evaluating")
+        assert json.loads(shown.stdout)["ranks_alive"] == 1
+        process.kill()
+        process.wait()
+        shown = cli("status", recipe["run"])
+        assert f"{recipe['run']}: killed (it ended without a word" in shown.stdout
+        assert re.search(r"ranks +not running", shown.stdout)
     finally:
         process.kill()
         process.wait()
