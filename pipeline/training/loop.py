@@ -26,7 +26,6 @@ from pipeline.training.schedule import learning_rate
 from pipeline.training.signals import StopRequest
 from pipeline.training.start import start
 from pipeline.training.step import StepSums, Turn, train_step, turns
-from pipeline.training.tracking import Tracker
 from pipeline.training.world import World, raise_once
 
 
@@ -44,7 +43,7 @@ class Training:
             self._samples, self._tokens, self._held_out_figures = info.samples, info.tokens, info.held_out
         self._matrix_rate = matrix_rate(self._engine.device, plan.recipe.precision)
 
-    def run(self, log: Log, tracker: Tracker, request: StopRequest) -> None:
+    def run(self, log: Log, request: StopRequest) -> None:
         """Train to the last step; raises Stopped after a stop signal, its checkpoint written."""
         recipe = self._plan.recipe
         display = TrainingDisplay(
@@ -66,7 +65,6 @@ class Training:
                     if self._is_due(recipe.evaluate.every):
                         metrics |= self._evaluate(index)
                     log.append(metrics)
-                    tracker.log(metrics)
                     display.step(metrics)
                     if self._is_due(recipe.checkpoint.every):
                         self._save(log)
