@@ -21,6 +21,7 @@ import click
 from pipeline import __version__
 from pipeline.ending import run_to_the_end
 from pipeline.errors import BertpipeError, InputError, RunFailed
+from pipeline.options import no_track_option, pipeline_option
 from pipeline.progress import abandon, choose_form, complain
 
 _CORPUS_HELP = (
@@ -228,6 +229,7 @@ def _text_options(
 )
 @click.option("--limit-alphabet", type=int, help="Keep the so many most frequent characters instead.")
 @click.option("--json", "as_json", is_flag=True, help="With --report: for a machine.")
+@pipeline_option
 @click.pass_context
 def vocab(
     context: click.Context,
@@ -261,6 +263,8 @@ def vocab(
         raise click.UsageError("Missing option '-o' / '--output'.", context)
     if as_json:
         raise click.UsageError("--json goes with --report", context)
+    from pipeline.tracking.stages import recorded_vocab
+
     if extend is not None:
         why = "the old vocabulary has its slots and characters, and others are added by what they save"
         given = _given(
@@ -269,11 +273,13 @@ def vocab(
         from pipeline.corpus.extension import ExtendConfig
         from pipeline.corpus.extension import run as run_extend
 
-        vocabulary = run_extend(ExtendConfig(vocabulary=extend, output=output, **text, **given))
+        extending = ExtendConfig(vocabulary=extend, output=output, **text, **given)
+        vocabulary = recorded_vocab(output, given, lambda: run_extend(extending))
     else:
         from pipeline.corpus.vocab import VocabConfig, run
 
-        vocabulary = run(VocabConfig(output=output, **text, **settings))
+        training = VocabConfig(output=output, **text, **settings)
+        vocabulary = recorded_vocab(output, training.settings, lambda: run(training))
     click.echo(f"{output}: {vocabulary.size} tokens, {'cased' if vocabulary.cased else 'uncased'}")
 
 
@@ -326,6 +332,7 @@ def _given(
     help="Add CORPUS to the finished shards in OUTPUT, with their vocabulary: further tars, without documents that are "
     "there.",
 )
+@pipeline_option
 @click.pass_context
 def shard(
     context: click.Context, corpus: tuple[str, ...], output: str, append: bool, **settings: Any
@@ -339,7 +346,9 @@ def shard(
         from pipeline.corpus.appending import run
     else:
         from pipeline.corpus.sharding import run
-    run(config)
+    from pipeline.tracking.stages import recorded_shard
+
+    recorded_shard(output, config.settings, lambda: run(config))
 
 
 @main.command()
@@ -365,6 +374,7 @@ def inspect(shards: str, pairs: int, vocab: str | None, verify: bool, as_json: b
     is_flag=True,
     help="Resume although shards, seed, lanes, lengths or batches are others than before; it is recorded.",
 )
+@pipeline_option
 def pretrain(
     recipe: str,
     overrides: tuple[str, ...],
@@ -411,11 +421,13 @@ def runs(folders: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--shards", required=True, help="The shard folder whose held-out pairs are looked at.")
 @click.option("--sequences", type=int, help="How many held-out pairs (default: all).")
 @click.option("--json", "as_json", is_flag=True, help="For a machine.")
-def evaluate(checkpoint: Path, shards: str, sequences: int | None, as_json: bool) -> None:
+@no_track_option
+def evaluate(checkpoint: Path, shards: str, sequences: int | None, as_json: bool, no_track: bool) -> None:
     """Held-out loss and accuracy of what CHECKPOINT was trained for, beside the unigram baseline."""
     from pipeline.training.evaluate import EvaluateConfig, describe, run
 
-    result = run(EvaluateConfig(checkpoint=checkpoint, shards=shards, sequences=sequences))
+    asked = EvaluateConfig(checkpoint=checkpoint, shards=shards, sequences=sequences, track=not no_track)
+    result = run(asked)
     click.echo(json.dumps(result, indent=1) if as_json else describe(result))
 
 
@@ -424,15 +436,24 @@ def evaluate(checkpoint: Path, shards: str, sequences: int | None, as_json: bool
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="The model folder to make."
 )
-def convert(checkpoint: Path, output: Path) -> None:
+@click.option(
+    "--register",
+    metavar="NAME",
+    help="Put the model into the tracking server's registry, as a version of NAME.",
+)
+@no_track_option
+def convert(checkpoint: Path, output: Path, register: str | None, no_track: bool) -> None:
     """CHECKPOINT to a Hugging Face model folder, proved by logits."""
     from pipeline.release.convert import ConvertConfig, run
 
-    proof = run(ConvertConfig(checkpoint=checkpoint, output=output))
+    asked = ConvertConfig(checkpoint=checkpoint, output=output, register=register, track=not no_track)
+    proof = run(asked)
     click.echo(
         f"{output}: {proof.parameters:,} parameters; transformers' logits differ from the engine's by at "
         f"most {proof.largest_difference:.1e}"
     )
+    if proof.registered:
+        click.echo(proof.registered)
 
 
 @main.command()

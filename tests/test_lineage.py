@@ -78,7 +78,7 @@ def test_the_tracked_run_carries_the_hashes_as_tags(road: Path) -> None:
 
     client = MlflowClient(tracking_uri=f"sqlite:///{road / 'mlflow.db'}")
     (experiment,) = [each for each in client.search_experiments() if each.name == "bertpipe"]
-    (run,) = client.search_runs([experiment.experiment_id])
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`bertpipe.stage` = 'pretrain'")
     manifest = read_manifest(str(road / "SHARDS"))
     assert run.data.tags["bertpipe.shards.0"] == manifest.hash
     assert run.data.tags["bertpipe.vocabulary"] == manifest.vocabulary["hash"]

@@ -76,7 +76,7 @@ def run(config: InspectConfig) -> dict[str, Any]:
     if problems is not None:
         report["verified"] = {"shards": len(manifest.shards), "problems": problems}
     if not problems:
-        report["lengths"] = _lengths(config, manifest)
+        report["lengths"] = length_histogram(config.folder, manifest, seed=config.seed)
         report["pairs"] = (
             excerpts(config.folder, manifest, vocabulary, pairs=config.pairs, seed=config.seed)
             if vocabulary is not None
@@ -131,14 +131,17 @@ def _side(manifest: Manifest, shards: ShardTable) -> dict[str, Any]:
     }
 
 
-def _lengths(config: InspectConfig, manifest: Manifest) -> dict[str, Any]:
-    """A histogram of sequence lengths, special tokens included, over a sample of blocks."""
+def length_histogram(folder: str, manifest: Manifest, *, seed: int) -> dict[str, Any]:
+    """A histogram of sequence lengths, special tokens included, over a sample of blocks that `seed` draws.
+
+    Raises RunFailed where a block is damaged.
+    """
     shards = manifest.shards
-    order = counter_random.permutation(counter_random.key(config.seed), shards.blocks)[:_SAMPLED_BLOCKS]
+    order = counter_random.permutation(counter_random.key(seed), shards.blocks)[:_SAMPLED_BLOCKS]
     edges = np.unique(np.linspace(0, manifest.max_seq_length, _BINS + 1).round().astype(np.int64))
     counts = np.zeros(len(edges) - 1, np.int64)
     for row, index in map(shards.locate_block, order.tolist()):
-        lengths = read_block(config.folder, shards[row], index).lengths + SPECIAL_TOKENS
+        lengths = read_block(folder, shards[row], index).lengths + SPECIAL_TOKENS
         counts += np.histogram(lengths, bins=edges + 1)[0]  # a bin holds lengths edge + 1 … next edge
     return {
         "pairs": int(counts.sum()),

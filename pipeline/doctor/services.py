@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.doctor.findings import Finding
-from pipeline.training.run_page import without_secrets
+from pipeline.tracking.run_page import without_secrets
 
 _SECONDS = 3.0
 

@@ -10,8 +10,10 @@ Example:
     bertpipe convert RUNS/mini/checkpoints/latest -o MODELS/mini
 """
 
+import dataclasses
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,8 @@ from pipeline import storage
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 from pipeline.errors import InputError, RunFailed
 from pipeline.release.card import model_card
+from pipeline.release.registry import check_model_name, check_registry, conversion_record, register
+from pipeline.tracking.stages import record_below
 from pipeline.training.checkpoints import (
     INFO,
     TOLERANCE,
@@ -35,6 +39,7 @@ from pipeline.training.checkpoints import (
     pinned,
     read_checkpoint,
     read_probe,
+    run_of,
 )
 from pipeline.training.probe import probe_input
 from pipeline.training.state_files import tensor_bytes
@@ -47,10 +52,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """What `bertpipe convert` is asked."""
+    """What `bertpipe convert` is asked.
+
+    track: whether it is recorded below the pipeline that the checkpoint's run belongs to
+    register: the name under which the model is put into the tracking server's registry; None: it isn't
+    """
 
     checkpoint: Path
     output: Path
+    track: bool = True
+    register: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.register is not None:
+            check_model_name(self.register, track=self.track)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +73,12 @@ class Proof:
     """What was seen before the folder was kept.
 
     largest_difference: between the engine's logits and those of the folder loaded by transformers
+    registered: what became of it in the registry, as a person reads it; empty where that was not asked for
     """
 
     parameters: int
     largest_difference: float
+    registered: str = ""
 
 
 def run(config: ConvertConfig) -> Proof:
@@ -69,12 +86,17 @@ def run(config: ConvertConfig) -> Proof:
 
     Raises InputError where the output is taken or the checkpoint is none, RunFailed where the proof fails.
     """
+    started = time.time()
     if config.output.exists() and (not config.output.is_dir() or any(config.output.iterdir())):
         raise InputError(f"{config.output} exists and is not empty; name a new folder")
     if storage.is_uri(str(config.output)) or ":/" in str(config.output):
         raise InputError(f"{config.output} is a URI; convert to a local folder and copy it there")
     checkpoint = pinned(config.checkpoint)
     info = read_checkpoint(checkpoint)
+    run = run_of(checkpoint)
+    if config.register is not None:
+        # Before the work: without a run on record there is nothing to register below.
+        check_registry(run, info.recipe["tracking"], checkpoint)
     network = load_network(checkpoint, info)
     vocabulary = load_vocabulary(str(checkpoint / VOCABULARY))
     if vocabulary.hash != info.vocabulary["hash"]:
@@ -97,7 +119,15 @@ def run(config: ConvertConfig) -> Proof:
         raise RunFailed(f"cannot write {config.output}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Proof(parameters=parameter_count(network.config), largest_difference=difference)
+    proof = Proof(parameters=parameter_count(network.config), largest_difference=difference)
+    if not config.track:
+        return proof
+    record = conversion_record(output, info, identity, proof.parameters, difference)
+    if config.register is None:
+        record_below(run, info.recipe["tracking"], record, started=started)
+        return proof
+    said = register(config.register, output, run, info, record, started=started)
+    return dataclasses.replace(proof, registered=said)
 
 
 def _write_model(

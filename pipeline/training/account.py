@@ -14,11 +14,11 @@ from typing import Any
 
 from pipeline import lineage, storage
 from pipeline.objectives import Objective
+from pipeline.tracking.server_run import TRACKING
 from pipeline.training.checkpoints import CheckpointInfo
 from pipeline.training.engine import Engine
 from pipeline.training.plan import Plan
 from pipeline.training.schedule import learning_rate
-from pipeline.training.server_run import TRACKING
 from pipeline.training.standing import Standing
 from pipeline.training.step import StepSums
 from pipeline.training.world import World

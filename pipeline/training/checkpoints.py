@@ -100,6 +100,11 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def run_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in, however the working folder names it."""
+    return checkpoint.absolute().parents[1]
+
+
 def newest_first(checkpoints: Path) -> list[Path]:
     """The whole checkpoints in a folder."""
     there = checkpoints.glob("step-*")

@@ -9,6 +9,7 @@ Example:
 """
 
 import math
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import storage
 from pipeline.batches.held_out import held_out_micro_batches
 from pipeline.batches.microbatch import MicroBatch
 from pipeline.batches.special_ids import SpecialIds
@@ -25,6 +27,8 @@ from pipeline.corpus.shards import Block, read_block
 from pipeline.errors import InputError, RunFailed
 from pipeline.objectives import MLM_NSP, OBJECTIVES, Objective
 from pipeline.recipe import recipe_from
+from pipeline.tracking.record import StageRecord
+from pipeline.tracking.stages import record_below
 from pipeline.training import checkpoints
 from pipeline.training.preflight import vocabulary_of
 from pipeline.training.world import local_devices, raise_once, sum_over_ranks
@@ -39,11 +43,13 @@ class EvaluateConfig:
     """What `bertpipe evaluate` is asked.
 
     sequences: held-out pairs to look at; None for all
+    track: whether it is recorded below the pipeline that the checkpoint's run belongs to
     """
 
     checkpoint: Path
     shards: str
     sequences: int | None = None
+    track: bool = True
 
     def __post_init__(self) -> None:
         if self.sequences is not None and self.sequences < 1:
@@ -55,6 +61,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
 
     Raises InputError where the two were made with different vocabularies.
     """
+    started = time.time()
     checkpoint = checkpoints.pinned(config.checkpoint)
     info = checkpoints.read_checkpoint(checkpoint)
     manifest = read_manifest(config.shards)
@@ -92,7 +99,44 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     result[f"unigram_{objective.token_task}_loss"] = unigram_loss(
         config.shards, manifest, counted.labels, ends
     )
-    return {"step": info.step, "objective": objective.name, "sequences": int(pairs), **result}
+    figures = {"step": info.step, "objective": objective.name, "sequences": int(pairs), **result}
+    if config.track:
+        identity = storage.hash_file(str(checkpoint / checkpoints.INFO))
+        record = _record(config, identity, info, manifest, figures)
+        record_below(checkpoints.run_of(checkpoint), info.recipe["tracking"], record, started=started)
+    return figures
+
+
+def _record(
+    config: EvaluateConfig,
+    identity: str,
+    info: checkpoints.CheckpointInfo,
+    manifest: Manifest,
+    figures: dict[str, Any],
+) -> StageRecord:
+    """What is told of an evaluation; `identity` is the hash of the checkpoint's own record."""
+    told_apart = f"{identity}/{manifest.hash}/{figures['sequences']}"
+    return StageRecord(
+        stage="evaluate",
+        key=told_apart,
+        made=told_apart,
+        parameters={
+            "checkpoint": str(config.checkpoint),
+            "shards": config.shards,
+            "sequences": figures["sequences"],
+            "objective": figures["objective"],
+            "step": info.step,
+        },
+        tags={
+            "bertpipe.checkpoint": identity,
+            "bertpipe.shards": manifest.hash,
+            "bertpipe.vocabulary": info.vocabulary["hash"],
+        },
+        metrics={f"held_out/{name}": value for name, value in figures.items() if isinstance(value, float)},
+        step=info.step,
+        texts={"result.json": storage.json_text(figures)},
+        note=describe(figures).replace("\n", "  \n"),
+    )
 
 
 class LabelCounts:

@@ -29,7 +29,6 @@ from pipeline.training.signals import StopRequest
 from pipeline.training.standing import Standing
 from pipeline.training.start import checkpoint_at, resumed_step, start
 from pipeline.training.step import Rounds, Turn, forward_and_backward, sums_of
-from pipeline.training.tracking import Tracker
 from pipeline.training.watchdog import Watchdog
 from pipeline.training.world import World, raise_once
 
@@ -78,11 +77,11 @@ class Training:
         self._standing, self._saved = standing, standing.step
         self._guard = Guard(self._plan.recipe.guards, standing)
 
-    def run(self, log: Log, tracker: Tracker, request: StopRequest) -> None:
+    def run(self, log: Log, request: StopRequest) -> None:
         """Train to the last step; raises Stopped after a stop signal, its checkpoint written."""
         recipe = self._plan.recipe
         while self._standing.step < recipe.steps:
-            verdict = self._train_phase(recipe.phase_of(self._standing.step), log, tracker, request)
+            verdict = self._train_phase(recipe.phase_of(self._standing.step), log, request)
             if verdict is not None:
                 self._roll_back(verdict, log)
             elif self._plan.switches_optimizer(self._standing.step):
@@ -93,7 +92,7 @@ class Training:
         self._settle(is_needed=True)
         self._display.say(f"step {recipe.steps} of {recipe.steps}: {self._run / FOLDER / LATEST}")
 
-    def _train_phase(self, index: int, log: Log, tracker: Tracker, request: StopRequest) -> Verdict | None:
+    def _train_phase(self, index: int, log: Log, request: StopRequest) -> Verdict | None:
         """Train to the phase's end; returns early, and why, where the run is to be rolled back."""
         recipe, standing = self._plan.recipe, self._standing
         with self._plan.loader(index, standing.step, self._world, moved=standing.moved(index)) as loader:
@@ -109,7 +108,6 @@ class Training:
                 if self._is_due(recipe.evaluate.every):
                     metrics |= self._evaluate(index)
                 log.append(metrics)
-                tracker.log(metrics)
                 self._display.step(metrics)
                 verdict = self._heed(verdict) or self._look_for_drift()
                 if verdict is not None:

@@ -13,70 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 from pipeline.errors import RunFailed
+from pipeline.tracking.spool import METRICS, end_of, read_after, read_metrics
 
-METRICS = "metrics.jsonl"
 # Steps that a rollback took back, as they were.
 ABANDONED = "abandoned.jsonl"
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The steps on record; a line that a crash cut short ends the list."""
-    return read_after(run, 0)
-
-
-def read_after(run: Path, step: int, *, limit: int | None = None) -> list[dict[str, Any]]:
-    """The steps on record after `step`, at most `limit`, sought by halving the file: it costs what it returns."""
-    path = run / METRICS
-    lines: list[dict[str, Any]] = []
-    if not path.exists():
-        return lines
-    with path.open("rb") as file:
-        file.seek(_end_of(file, step))
-        for line in file:
-            if _step_of(line) == float("inf") or len(lines) == limit:
-                break
-            lines.append(json.loads(line))
-    return lines
-
-
-def _end_of(file: IO[bytes], step: int) -> int:
-    """The byte after the line of the last step up to `step`; steps ascend, so it is sought by halving."""
-    low, high = 0, file.seek(0, os.SEEK_END)
-    while low < high:
-        start, line = _line_at(file, (low + high) // 2)
-        if _step_of(line) <= step:
-            low = start + len(line)
-        else:
-            high = start
-    return low
-
-
-def _line_at(file: IO[bytes], position: int) -> tuple[int, bytes]:
-    """The line that holds the byte at `position`, and where it starts."""
-    start, reach = 0, 512
-    while position > 0:
-        begin = max(0, position - reach)
-        file.seek(begin)
-        found = file.read(position - begin).rfind(b"\n")
-        if found >= 0:
-            start = begin + found + 1
-            break
-        if begin == 0:
-            break
-        reach *= 2
-    file.seek(start)
-    return start, file.readline()
-
-
-def _step_of(line: bytes) -> float:
-    """The line's step; beyond all steps where a crash cut it short."""
-    try:
-        return float(json.loads(line)["step"]) if line.endswith(b"\n") else float("inf")
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+__all__ = ["ABANDONED", "METRICS", "Log", "MetricsLog", "NoLog", "open_log", "read_after", "read_metrics"]
 
 
 class Log(Protocol):
@@ -98,9 +42,9 @@ class Log(Protocol):
     ) -> None: ...
 
 
-def open_log(run: Path, *, after: int, is_first: bool) -> Log:
+def open_log(run: Path, *, after: int, is_first: bool, name: str = METRICS) -> Log:
     """The log of a run folder, beginning after step `after`; ranks but the first write nothing."""
-    return MetricsLog(run, after=after) if is_first else NoLog()
+    return MetricsLog(run, after=after, name=name) if is_first else NoLog()
 
 
 class NoLog:
@@ -125,14 +69,14 @@ class NoLog:
 
 
 class MetricsLog:
-    """Appends steps to `run/metrics.jsonl`, beginning after `step`."""
+    """Appends steps to `run/metrics.jsonl` (or another file of lines with steps), beginning after `after`."""
 
-    def __init__(self, run: Path, *, after: int) -> None:
-        self._path = run / METRICS
+    def __init__(self, run: Path, *, after: int, name: str = METRICS) -> None:
+        self._path = run / name
         with self._writing():
             self._file = self._path.open("ab+")
             # An append-only file is cut by its length alone: whole before, whole after.
-            self._file.truncate(_end_of(self._file, after))
+            self._file.truncate(end_of(self._file, lambda place: place[1] > after))
             os.fsync(self._file.fileno())
 
     def append(self, metrics: dict[str, Any]) -> None:
@@ -152,7 +96,7 @@ class MetricsLog:
     def cut_back(self, step: int) -> None:
         """Move the steps after `step` to `abandoned.jsonl`: from there the run goes another way."""
         with self._writing():
-            end = _end_of(self._file, step)
+            end = end_of(self._file, lambda place: place[1] > step)
             self._file.seek(end)
             left = self._file.read()
             with self._path.with_name(ABANDONED).open("ab") as file:

@@ -11,17 +11,25 @@ from pathlib import Path
 
 from pipeline.errors import BertpipeError, RunFailed
 from pipeline.progress import say
+from pipeline.tracking.run_page import ONE_NODE
+from pipeline.tracking.tracker import Tracker, node_name, open_tracker
 from pipeline.training.engine import join_world, leave_world
 from pipeline.training.heartbeat import beating
 from pipeline.training.loop import Training
 from pipeline.training.metrics import open_log
 from pipeline.training.plan import Plan
-from pipeline.training.run_folder import RECIPE, VOCABULARY, RunFolder, note_end, open_folder
+from pipeline.training.record import run_record
+from pipeline.training.run_folder import RunFolder, note_end, open_folder
 from pipeline.training.signals import watching
 from pipeline.training.start import resumed_step
-from pipeline.training.tracking import RunRecord, open_tracker
 from pipeline.training.watchdog import Watchdog
-from pipeline.training.world import World, device_of, is_lost_peer, on_first_rank, share_threads
+from pipeline.training.world import (
+    World,
+    device_of,
+    is_lost_peer,
+    on_first_rank,
+    share_threads,
+)
 
 
 def train(plan: Plan, world: World, *, trusted: bool) -> None:
@@ -52,11 +60,9 @@ def train(plan: Plan, world: World, *, trusted: bool) -> None:
                 watching() as request,
                 watchdog,
                 open_log(run_path, after=step, is_first=world.is_first) as log,
-                open_tracker(
-                    plan.recipe.tracking, run_path, _record(plan), is_first=world.is_first
-                ) as tracker,
+                _tracker(plan, world),
             ):
-                training.run(log, tracker, request)
+                training.run(log, request)
     except RuntimeError as error:
         if lost := _lost_peer(error, world):
             raise lost from error
@@ -100,17 +106,13 @@ def _announce(plan: Plan, step: int) -> None:
         say(line)
 
 
-def _record(plan: Plan) -> RunRecord:
-    tags = {f"bertpipe.shards.{index}": shards for index, shards in enumerate(plan.history.shards)}
-    tags["bertpipe.vocabulary"] = plan.vocabulary.hash
-    manifests = [source.manifest for sources in plan.sources for source in sources]
-    corpora = dict.fromkeys(str(manifest.corpus.get("fingerprint")) for manifest in manifests)
-    tags["bertpipe.corpus"] = " + ".join(corpora)
-    if plan.history.data_changes:
-        tags["bertpipe.data_changes"] = " | ".join(plan.history.sentences)
-    run_path = Path(plan.recipe.run)
-    return RunRecord(
-        parameters=plan.recipe.as_dict(),
-        tags=tags,
-        artefacts=(run_path / RECIPE, run_path / VOCABULARY),
+def _tracker(plan: Plan, world: World) -> Tracker:
+    """The first rank's sends what the run has on record; the first of each node watches it."""
+    return open_tracker(
+        plan.recipe.tracking,
+        Path(plan.recipe.run),
+        run_record(plan),
+        is_first=world.is_first,
+        samples=world.local_rank == 0,
+        node=ONE_NODE if world.size == world.local_size else node_name(),
     )

@@ -25,6 +25,7 @@ from pipeline.errors import BertpipeError, InputError
 from pipeline.lineage import library_versions
 from pipeline.processes import available_cores
 from pipeline.recipe import Recipe, read_recipe, recipe_from
+from pipeline.tracking.git_state import code_and_folder
 from pipeline.training import checkpoints, elastic, lock
 from pipeline.training.heartbeat import RANKS, clear
 from pipeline.training.preflight import check_resume
@@ -198,6 +199,7 @@ def _add_environment(run: Path, world: World, settings: ZeroSettings) -> None:
             "user": os.environ.get("USER") or str(os.getuid()),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
             "versions": library_versions("torch", "deepspeed", "mlflow", "transformers"),
+            "git": code_and_folder(),
         }
     )
     storage.write_json(path, starts)

@@ -36,7 +36,7 @@ def recorded(folder: Path) -> tuple[str, list[int]]:
 
     client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'RUNS/mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'cluster'")
-    (run,) = client.search_runs([experiment.experiment_id])
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`bertpipe.stage` = 'pretrain'")
     points = client.get_metric_history(run.info.run_id, "train/loss")
     return run.info.status, [point.step for point in points]
 

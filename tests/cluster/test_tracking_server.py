@@ -127,7 +127,7 @@ class Run:
         client = MlflowClient(tracking_uri=self._uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         (run,) = client.search_runs(
-            [experiment.experiment_id], filter_string=f"attributes.run_name = '{self.folder.name}'"
+            [experiment.experiment_id], filter_string=f"attributes.run_name = '{self.folder.name}/pretrain'"
         )
         return client, run
 

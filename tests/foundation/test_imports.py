@@ -32,20 +32,24 @@ ROAD = (
     ("pipeline.phase", "pipeline.policies"),
     ("pipeline.corpus",),
     ("pipeline.batches",),
+    ("pipeline.tracking",),
     ("pipeline.recipe",),
     ("pipeline.training",),
     ("pipeline.status",),
     ("pipeline.doctor",),
     ("pipeline.release",),
     ("pipeline.demo",),
+    ("pipeline.options",),
     ("pipeline.cli",),
 )
 DOORS = {
     # Training's door; that of its compiled ops, which are built and taken up before training begins; and that of its
     # universal checkpoints, by which a run goes on with other ranks.
     "deepspeed": {"pipeline.training.engine", "pipeline.training.ops", "pipeline.training.universal"},
-    "mlflow": {"pipeline.training.tracking"},
-    "click": {"pipeline.cli", "pipeline.demo"},
+    "matplotlib": {"pipeline.tracking.plots"},
+    "mlflow": {"pipeline.tracking.server"},
+    "psutil": {"pipeline.tracking.system"},
+    "click": {"pipeline.cli", "pipeline.demo", "pipeline.options"},
     "rjieba": {"pipeline.corpus.words"},
     "sentencex": {"pipeline.corpus.sentences"},
     "sudachipy": {"pipeline.corpus.words"},

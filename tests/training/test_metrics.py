@@ -35,22 +35,22 @@ def test_a_log_begins_after_its_checkpoint_and_what_was_torn_is_gone(
 
 
 def test_cutting_reads_a_few_lines_of_a_long_record(tmp_path: Path, monkeypatch: object) -> None:
-    from pipeline.training import metrics
+    from pipeline.tracking import spool
 
     write(tmp_path, 20_000)
     looked = 0
-    honest = metrics._step_of
+    honest = spool.place_of
 
-    def counting(line: bytes) -> float:
+    def counting(line: bytes) -> tuple[float, float]:
         nonlocal looked
         looked += 1
         return honest(line)
 
-    metrics._step_of = counting
+    spool.place_of = counting
     try:
         assert len(read_after(tmp_path, 19_990)) == 10
     finally:
-        metrics._step_of = honest
+        spool.place_of = honest
     assert looked < 40
 
 

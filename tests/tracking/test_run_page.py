@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.training.run_page import (
+from pipeline.tracking.run_page import (
     description,
     flatten,
     metric_name,

@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,17 +14,16 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pipeline.errors import InputError, Stopped
+from pipeline.errors import InputError
 from pipeline.policies import TrackingPolicy
-from pipeline.training import launch, tracking
-from pipeline.training.metrics import METRICS, read_metrics
-from pipeline.training.run_page import metric_name
-from pipeline.training.server_run import TRACKING
-from pipeline.training.tracking import RunRecord, make_database, open_tracker, tracking_uri
+from pipeline.tracking.record import RunRecord
+from pipeline.tracking.run_page import metric_name
+from pipeline.tracking.sender import Sender
+from pipeline.tracking.server import make_database, tracking_uri
+from pipeline.tracking.server_run import TRACKING
+from pipeline.tracking.spool import METRICS
 
-RECORD = RunRecord(
-    parameters={"phases": [{"steps": 3}], "run": "x"}, tags={"bertpipe.vocabulary": "abc"}, artefacts=()
-)
+RECORD = RunRecord(parameters={"phases": [{"steps": 3}], "run": "x"}, tags={"bertpipe.vocabulary": "abc"})
 Lines = Sequence[dict[str, Any]]
 
 
@@ -40,13 +38,13 @@ def track(run: Path, logged: Lines, new: Lines, uri: str | None = None, record: 
     """One start of a run: `logged` is what metrics.jsonl holds when it begins, `new` what it trains."""
     (run / METRICS).write_text("".join(json.dumps(line) + "\n" for line in logged))
     with (
-        open_tracker(TrackingPolicy(uri=uri), run, record, is_first=True) as tracker,
+        Sender("bertpipe", tracking_uri(TrackingPolicy(uri=uri), run), run, record) as sender,
         (run / METRICS).open("a") as log,
     ):
         for line in new:
             log.write(json.dumps(line) + "\n")
             log.flush()
-            tracker.log(line)
+        sender.finish("FINISHED", patience=60)
 
 
 def known(run: Path) -> tuple[MlflowClient, str]:
@@ -129,12 +127,13 @@ def test_a_run_whose_creation_was_never_confirmed_is_found_again(run: Path) -> N
     track(run, [], lines(1, 2))
     client, run_id = known(run)
     entries = json.loads((run / TRACKING).read_text())
-    (run / TRACKING).write_text(json.dumps({uri: {"key": entry["key"]} for uri, entry in entries.items()}))
+    asked = {uri: {name: entry[name] for name in ("key", "parent_key")} for uri, entry in entries.items()}
+    (run / TRACKING).write_text(json.dumps(asked))
     track(run, lines(1, 2), lines(3, 3))
     assert known(run)[1] == run_id
     assert [step for step, _ in history(run)] == [1, 2, 3]
     experiment = client.get_run(run_id).info.experiment_id
-    assert len(client.search_runs([experiment])) == 1
+    assert sorted(found.info.run_name for found in client.search_runs([experiment])) == ["a", "a/pretrain"]
 
 
 def test_the_recipe_becomes_parameters_and_lineage_becomes_tags(run: Path) -> None:
@@ -144,14 +143,12 @@ def test_the_recipe_becomes_parameters_and_lineage_becomes_tags(run: Path) -> No
     assert found.data.params == {"phases.0.steps": "3", "run": "x"}
     assert found.data.tags["bertpipe.vocabulary"] == "abc"
     assert "- vocabulary: `abc`" in found.data.tags["mlflow.note.content"]
-    assert (found.info.status, found.info.run_name) == ("FINISHED", "a")
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "a/pretrain")
 
 
 def test_a_value_that_a_later_start_changes_stops_no_record(run: Path) -> None:
     track(run, [], lines(1, 2))
-    changed = RunRecord(
-        parameters={"phases": [{"steps": 3}, {"steps": 4}], "run": "y"}, tags={}, artefacts=()
-    )
+    changed = RunRecord(parameters={"phases": [{"steps": 3}, {"steps": 4}], "run": "y"}, tags={})
     track(run, lines(1, 2), lines(3, 3), record=changed)
     client, run_id = known(run)
     found = client.get_run(run_id).data
@@ -163,7 +160,7 @@ def test_a_value_that_a_later_start_changes_stops_no_record(run: Path) -> None:
 def test_a_dead_server_neither_stops_training_nor_loses_a_step(
     run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.training.tracking._SECONDS_FOR_THE_SILENT", 1.0)
+    monkeypatch.setattr("pipeline.tracking.sender._SECONDS_FOR_THE_SILENT", 1.0)
     dead = dead_server()
     began = time.monotonic()
     track(run, [], lines(1, 3), uri=dead)
@@ -197,7 +194,7 @@ def test_a_store_that_refuses_files_takes_the_steps_all_the_same(
         raise MlflowException("bucket not found")
 
     monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
-    record = RunRecord(parameters={}, tags={}, artefacts=(Path(__file__),))
+    record = RunRecord(parameters={}, tags={}, artefacts=(__file__,))
     track(run, [], lines(1, 2), record=record)
     assert "does not take artefacts (bucket not found)" in capfd.readouterr().err
     assert [step for step, _ in history(run)] == [1, 2]
@@ -208,7 +205,7 @@ def test_a_store_that_refuses_files_takes_the_steps_all_the_same(
 def test_a_password_in_the_servers_address_is_neither_said_nor_kept(
     run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.training.tracking._SECONDS_FOR_THE_SILENT", 1.0)
+    monkeypatch.setattr("pipeline.tracking.sender._SECONDS_FOR_THE_SILENT", 1.0)
     dead = dead_server()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", dead.replace("//", "//bob:hunter2@"))
     track(run, [], lines(1, 2))
@@ -221,7 +218,7 @@ def test_a_password_in_the_servers_address_is_neither_said_nor_kept(
 def test_a_recipe_is_kept_on_the_server_without_passwords(run: Path) -> None:
     recipe = run / "recipe.yaml"
     recipe.write_text("tracking:\n  uri: http://bob:hunter2@host\nseed: 1\n")
-    track(run, [], lines(1, 1), record=RunRecord(parameters={}, tags={}, artefacts=(recipe,)))
+    track(run, [], lines(1, 1), record=RunRecord(parameters={}, tags={}, artefacts=(str(recipe),)))
     client, run_id = known(run)
     kept = Path(client.download_artifacts(run_id, "recipe.yaml")).read_text()
     assert kept == "tracking:\n  uri: http://host\nseed: 1\n"
@@ -244,44 +241,6 @@ def test_a_run_that_was_deleted_on_the_server_is_recorded_anew(
     assert [step for step, _ in history(run)] == [1, 2, 3]
 
 
-def test_after_a_stop_signal_a_slow_server_is_not_waited_for_longer_than_a_launcher_waits(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert tracking._SECONDS_AFTER_A_STOP < launch._SECONDS_TO_END
-    monkeypatch.setattr(tracking, "_SECONDS_AFTER_A_STOP", 0.5)
-    held = threading.Event()
-    monkeypatch.setattr(tracking.MlflowTracker, "_send_steps", lambda self: held.wait(30))
-
-    def stop() -> None:
-        with open_tracker(TrackingPolicy(), run, RECORD, is_first=True):
-            raise Stopped("", 15)
-
-    began = time.monotonic()
-    with pytest.raises(Stopped):
-        stop()
-    assert time.monotonic() - began < 20
-    held.set()
-
-
-def test_a_failed_run_is_marked(run: Path) -> None:
-    def fail() -> None:
-        with open_tracker(TrackingPolicy(), run, RECORD, is_first=True) as tracker:
-            tracker.log(lines(1, 1)[0])
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    client, run_id = known(run)
-    assert client.get_run(run_id).info.status == "FAILED"
-
-
-def test_the_first_rank_alone_is_recorded_and_tracking_can_be_off(tmp_path: Path) -> None:
-    for policy, is_first in ((TrackingPolicy(), False), (TrackingPolicy(experiment=None), True)):
-        with open_tracker(policy, tmp_path, RECORD, is_first=is_first) as tracker:
-            tracker.log({"step": 1})
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_experiment_without_a_name_is_refused() -> None:
     with pytest.raises(InputError, match="write null for no tracking"):
         TrackingPolicy(experiment="")
@@ -296,33 +255,10 @@ def test_where_a_run_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert tracking_uri(TrackingPolicy(uri="http://own:1"), run) == "http://own:1"
 
 
-def test_pretraining_is_recorded_step_by_step_with_its_artefacts(
-    recipe: dict[str, Any], write_recipe: Any, cli: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    recipe["tracking"] = {"experiment": "tests"}
-    recipe["phases"][0] |= {"steps": 6, "warmup_steps": 1}
-    recipe["evaluate"]["every"] = 3
-    assert cli("pretrain", write_recipe(recipe)).returncode == 0
-    run = Path(recipe["run"])
-    client, run_id = known(run)
-    found = client.get_run(run_id)
-    for name in ("loss", "learning_rate", "tokens_per_second"):
-        sent = [
-            (metric.step, metric.value) for metric in client.get_metric_history(run_id, metric_name(name))
-        ]
-        assert sent == [(line["step"], pytest.approx(line[name])) for line in read_metrics(run)]
-    assert len(client.get_metric_history(run_id, "held_out/mlm_loss")) == 2
-    assert found.data.params["phases.0.steps"] == "6"
-    assert found.data.params["masking.rate"] == "0.15"
-    assert len(found.data.tags["bertpipe.shards.0"]) == 32
-    assert {item.path for item in client.list_artifacts(run_id)} == {"recipe.yaml", "vocab"}
-
-
 def test_a_database_that_a_kill_cut_short_is_never_taken_for_one(tmp_path: Path) -> None:
     """MLflow refuses one of which it made half the tables, at every later start."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    command = "import sys; from pipeline.training.tracking import make_database; make_database(sys.argv[1])"
+    command = "import sys; from pipeline.tracking.server import make_database; make_database(sys.argv[1])"
     maker = subprocess.Popen([sys.executable, "-c", command, uri])
     while not any(left.stat().st_size for left in tmp_path.glob(".mlflow.db.*.tmp")):
         assert maker.poll() is None

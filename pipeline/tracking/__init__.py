@@ -1,0 +1,1 @@
+"""The record of what ran: spool → tracking server."""
