@@ -1,61 +1,21 @@
 """Each script of slurm/ under a real SLURM of two nodes: jobs end as the scripts' heads say."""
 
 import json
-import os
-import re
 import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from workshop.cluster_runs import recorded
+from workshop.cluster_site import write_program
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "slurm").glob("*.sh"))
-SUBMITTED = [path.name for path in SCRIPTS if path.name != "environment.sh"]
-PRETRAIN = "sbatch slurm/pretrain_large.sh recipes/mine.yaml"
-# What a run learned, as against how fast it was.
-LEARNED = ("step", "samples", "tokens", "loss", "mlm_loss", "nsp_loss", "learning_rate", "gradient_norm")
+SOURCED = ("chain.sh", "container.sh", "environment.sh", "requeue.sh")
+SUBMITTED = [path.name for path in SCRIPTS if path.name not in (*SOURCED, "pipeline.sh")]
 pytestmark = pytest.mark.timeout(600)
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "RUNS/mine/metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def learned(folder: Path) -> list[dict[str, Any]]:
-    return [{name: line[name] for name in LEARNED} for line in metrics(folder)]
-
-
-def recorded(folder: Path) -> tuple[str, list[int]]:
-    """The status of the one run that MLflow holds, and its steps in their order."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'RUNS/mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'cluster'")
-    (run,) = client.search_runs([experiment.experiment_id], "tags.`bertpipe.stage` = 'pretrain'")
-    points = client.get_metric_history(run.info.run_id, "train/loss")
-    return run.info.status, [point.step for point in points]
-
-
-def wait_for_steps(site: Any, job: int, count: int) -> None:
-    until = time.monotonic() + 300
-    while len(metrics(site.folder)) < count:
-        assert time.monotonic() < until, site.output(job)
-        assert site.shown(job)["JobState"] in ("PENDING", "RUNNING"), site.output(job)
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(shared_site: Any, shards: Path) -> tuple[Any, int]:
-    """A run of 40 steps over both nodes that nobody disturbed, and its job."""
-    shared_site.write_recipe(shards)
-    job = shared_site.submit(PRETRAIN)
-    shared_site.wait(job)
-    return shared_site, job
 
 
 def test_pretraining_spans_both_nodes_and_ends_with_a_checkpoint_and_one_tracked_run(
@@ -78,94 +38,22 @@ def test_no_job_compiles_or_downloads(undisturbed: Any) -> None:
     assert site.was_forbidden() == []
 
 
-@pytest.mark.parametrize("how", ["told to end", "killed on one node"])
-def test_a_stopped_job_leaves_a_checkpoint_and_the_same_command_ends_the_run_as_if_undisturbed(
-    how: str, site: Any, shards: Path, undisturbed: Any
-) -> None:
-    site.write_recipe(shards, checkpoint={"every": 5, "keep_last": 2})
-    first = site.submit(PRETRAIN)
-    wait_for_steps(site, first, 8)
-    if how == "told to end":
-        assert site.run(f"scancel --signal=TERM {first}").returncode == 0
-    else:
-        (on_second_node,) = (rank for rank in site.ranks() if rank["node"] == "n2")
-        os.kill(int(on_second_node["pid"]), signal.SIGKILL)
-    assert site.wait(first) == ["FAILED"], site.output(first)
-    done = len(metrics(site.folder))
-    assert 8 <= done < 40, "the run was over before it was stopped"
-    if how == "told to end":
-        assert site.shown(first)["ExitCode"] == "143:0"
-        assert f"stopped by SIGTERM after step {done}" in site.output(first)
-        assert (site.folder / f"RUNS/mine/checkpoints/step-{done:08}").is_dir()
-        assert recorded(site.folder) == ("KILLED", list(range(1, done + 1)))
-    second = site.submit(PRETRAIN)
-    assert site.wait(second) == ["COMPLETED"], site.output(second)
-    assert re.search(r"resuming RUNS/mine after step \d+ of 40", site.output(second))
-    assert learned(site.folder) == learned(undisturbed[0].folder)
-    assert recorded(site.folder) == ("FINISHED", list(range(1, 41)))
-
-
-def chain() -> str:
-    """The commands of docs/slurm.md that go from raw text to a model."""
-    page = (ROOT / "docs/slurm.md").read_text(encoding="utf-8")
-    (commands,) = re.findall(r"<!-- tested: cluster -->\n```bash\n(.*?)```", page, flags=re.DOTALL)
-    return str(commands)
-
-
-def submit_chain(site: Any) -> list[int]:
-    """The four jobs of the chain, as docs/slurm.md submits them."""
-    site.write_recipe("SHARDS/128", phases=[short_phase()])
-    done = site.run(chain() + '\necho "$vocab $shards $training $model"')
-    assert done.returncode == 0, done.stderr
-    return [int(number) for number in done.stdout.split()]
-
-
-def short_phase() -> dict[str, Any]:
-    return {
-        "shards": "SHARDS/128",
-        "sequence_length": 128,
-        "global_batch": 16,
-        "micro_batch": 4,
-        "steps": 6,
-        "learning_rate": 1e-3,
-        "warmup_steps": 2,
-    }
-
-
-def test_four_jobs_that_wait_for_one_another_go_from_raw_text_to_a_model_that_transformers_loads(
-    site: Any,
-) -> None:
-    from pipeline.demo import write_corpus
-
-    write_corpus(site.folder / "corpus/english.txt")
-    jobs = submit_chain(site)
-    states = site.wait(*jobs)
-    assert states == ["COMPLETED"] * 4, [site.output(job) for job in jobs]
-    from transformers import AutoTokenizer, BertForPreTraining
-
-    folder = site.folder / "MODELS/mine"
-    model, tokenizer = BertForPreTraining.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    logits = model(**tokenizer("Functions are objects.", return_tensors="pt")).prediction_logits
-    assert logits.shape[-1] == len((site.folder / "VOCAB/vocab.txt").read_text().splitlines())
-    assert {rank["command"].split()[0] for rank in site.ranks()} == {"vocab", "shard", "pretrain", "convert"}
-    assert site.was_forbidden() == []
-
-
-def test_a_broken_first_job_cancels_those_that_wait_for_it(site: Any) -> None:
-    (site.folder / "corpus/english.txt").write_text("")
-    jobs = submit_chain(site)
-    states = site.wait(*jobs)
-    assert states == ["FAILED", "CANCELLED", "CANCELLED", "CANCELLED"]
-    assert site.shown(jobs[0])["ExitCode"] == "2:0"
-    assert "bertpipe: " in site.output(jobs[0])
-    assert "Traceback" not in site.output(jobs[0])
-    assert [name for name in ("VOCAB", "SHARDS", "RUNS", "MODELS") if (site.folder / name).exists()] == []
-
-
 MISUSES = {
     "vocab.sh without a corpus": ("slurm/vocab.sh", {}, "say what to read and what to make"),
     "shard.sh without a corpus": ("slurm/shard.sh", {}, "say what to read and what to make"),
     "convert.sh without a checkpoint": ("slurm/convert.sh", {}, "say what to read and what to make"),
+    "evaluate.sh without a checkpoint": ("slurm/evaluate.sh", {}, "say what to read"),
+    "an image that is not there": (
+        "slurm/vocab.sh x",
+        {"BERTPIPE_CONTAINER": "none.sif"},
+        "BERTPIPE_CONTAINER is none.sif, which n",
+    ),
+    "an image of another kind": ("slurm/vocab.sh x", {"BERTPIPE_CONTAINER": "x.tar"}, "neither an IMAGE.sif"),
+    "modules where there are none": (
+        "slurm/vocab.sh x",
+        {"BERTPIPE_MODULES": "cuda/12.4"},
+        "BERTPIPE_MODULES is cuda/12.4, and n",
+    ),
     **{
         f"{name} without its environment": (
             f"slurm/{name} x",
@@ -213,6 +101,47 @@ def test_paths_may_come_from_the_environment(site: Any, shards: Path) -> None:
     assert rank["command"] == f"shard --workers 1 corpus/*.txt --vocab {shards}/vocab -o SHARDS/128"
 
 
+def test_a_container_and_modules_are_used_where_the_environment_names_them(site: Any) -> None:
+    said = site.folder / "said.txt"
+    for image in ("bert.sif", "bert.sqsh"):
+        (site.folder / image).touch()
+    # What these programs would be told; none of them is at hand.
+    for name in ("apptainer", "srun"):
+        write_program(site.folder / "venv/bin" / name, f'echo "{name} $*" >> {said}')
+    (site.folder / "venv/bin/bertpipe").unlink()
+    program = {"PATH": f"{site.folder / 'venv/bin'}:{site.environment['PATH']}"}
+    modules = {
+        "BERTPIPE_MODULES": "cuda/12.4 gcc/13",
+        "BASH_FUNC_module%%": f'() {{ echo "module $*" >> {said}; }}',
+    }
+    root, data = site.folder, "/data:/data"
+    for environment in ({"BERTPIPE_CONTAINER": "bert.sif"} | modules, {"BERTPIPE_CONTAINER": "bert.sqsh"}):
+        mounts = {"BERTPIPE_MOUNTS": data} if "sqsh" in environment["BERTPIPE_CONTAINER"] else {}
+        job = site.submit("sbatch slurm/vocab.sh x -o V", env=program | mounts | environment)
+        assert site.wait(job) == ["COMPLETED"], site.output(job)
+    assert said.read_text().splitlines() == [
+        "module load cuda/12.4 gcc/13",
+        f"srun apptainer exec --nv --bind {root}:{root},{root}:{root} --pwd {root} bert.sif bertpipe vocab x -o V",
+        f"srun --container-image=bert.sqsh --container-mounts={root}:{root},{root}:{root},{data} "
+        f"--container-workdir={root} bertpipe vocab x -o V",
+    ]
+
+
+def test_a_training_that_makes_no_headway_is_tried_again_a_few_times_and_then_ends(site: Any) -> None:
+    site.write_recipe("SHARDS/128")
+    real = (site.folder / "venv/bin/bertpipe").read_text()
+    # A rank that fails before its first step, as on a node with a broken GPU.
+    write_program(
+        site.folder / "venv/bin/bertpipe", '[ "$1" != pretrain ] || exit 1\n' + real.split("\n", 1)[1]
+    )
+    job = site.submit("sbatch slurm/pretrain_base.sh recipes/mine.yaml", env={"BERTPIPE_RETRIES": "1"})
+    assert site.wait(job) == ["FAILED"], site.output(job)
+    shown, output = site.shown(job), site.output(job)
+    assert (shown["ExitCode"], shown["Restarts"]) == ("1:0", "1")
+    assert output.count("RUNS/mine failed with exit code 1; it continues after step 0") == 1
+    assert "RUNS/mine started 2 times without a checkpoint after that of step 0; look into" in output
+
+
 @pytest.mark.parametrize("name", SUBMITTED)
 def test_a_script_that_is_started_without_sbatch_says_so(name: str, site: Any) -> None:
     done = site.run(f"bash slurm/{name}")
@@ -231,12 +160,14 @@ def test_the_scripts_pass_shellcheck(path: Path) -> None:
 
 
 def test_every_script_is_short_and_explains_itself() -> None:
-    assert SUBMITTED == ["convert.sh", "pretrain_base.sh", "pretrain_large.sh", "shard.sh", "vocab.sh"]
+    assert SUBMITTED == [
+        "convert.sh", "evaluate.sh", "pretrain_base.sh", "pretrain_large.sh", "shard.sh", "vocab.sh",
+    ]  # fmt: skip
     for path in SCRIPTS:
         text = path.read_text(encoding="utf-8")
         assert len(text.splitlines()) < 60, path.name
-        if path.name in SUBMITTED:
-            head = text[: text.index("#SBATCH")]
-            assert all(
-                word in head for word in (f"sbatch slurm/{path.name} ", "Arguments:", "Environment:")
-            ), path.name
+        if path.name not in SOURCED:
+            head = text[: text.index("\nset -euo pipefail")]
+            start = "sbatch" if path.name in SUBMITTED else "bash"
+            words = (f"#   {start} slurm/{path.name} ", "Arguments:", "Environment:")
+            assert all(word in head for word in words), path.name
