@@ -21,6 +21,7 @@ from pipeline.training.evaluate import evaluate
 from pipeline.training.matrix_rate import matrix_rate
 from pipeline.training.metrics import Log
 from pipeline.training.plan import Plan
+from pipeline.training.predictions import Predictor
 from pipeline.training.saving import save_checkpoint
 from pipeline.training.schedule import learning_rate
 from pipeline.training.signals import StopRequest
@@ -41,6 +42,7 @@ class Training:
             info = read_checkpoint(checkpoint)
             self.step = self._saved = info.step
             self._samples, self._tokens, self._held_out_figures = info.samples, info.tokens, info.held_out
+        self._predictor = Predictor(plan, world, self._engine.device)
         self._matrix_rate = matrix_rate(self._engine.device, plan.recipe.precision)
 
     def run(self, log: Log, request: StopRequest) -> None:
@@ -151,6 +153,7 @@ class Training:
             self._engine.device,
             self._plan.objective,
         )
+        self._predictor.record(self._engine.network, self.step)
         self._held_out_figures = figures | {"step": self.step}
         return {f"held_out_{name}": value for name, value in figures.items()}
 
