@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pipeline.configuration import at_least, one_of
 from pipeline.errors import InputError
 
+MASK = "[MASK]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointPolicy:
@@ -87,14 +89,20 @@ class EvaluationPolicy:
 
     every: steps between two evaluations; 0 for none
     sequences: how many held-out pairs, always the same ones
+    sentences: texts with [MASK] in which words are predicted at each evaluation; default: some held-out ones, empty for
+        none
     """
 
     every: int = 1000
     sequences: int = 2048
+    sentences: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         at_least("every", self.every, 0)
         at_least("sequences", self.sequences, 1)
+        for index, sentence in enumerate(self.sentences or ()):
+            if MASK not in sentence:
+                raise InputError(f"sentences.{index} is {sentence!r}; it has no {MASK} to predict a word for")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,6 +116,11 @@ class ProcessTracker:
         status: Status = "FINISHED" if kind is None else "KILLED" if stopped else "FAILED"
         self._finish(status, SECONDS_AFTER_A_STOP if stopped else _SECONDS_TO_FINISH)
 
+    @property
+    def process_id(self) -> int:
+        """Of the process that sends; 0 where there is none."""
+        return self._process.pid if self._process is not None else 0
+
     def _start(self) -> None:
         try:
             self._process = subprocess.Popen(

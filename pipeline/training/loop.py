@@ -23,6 +23,7 @@ from pipeline.training.heartbeat import Pulse
 from pipeline.training.matrix_rate import matrix_rate
 from pipeline.training.metrics import Log
 from pipeline.training.plan import Plan
+from pipeline.training.predictions import Predictor
 from pipeline.training.saving import Saver
 from pipeline.training.schedule import learning_rate
 from pipeline.training.signals import StopRequest
@@ -63,6 +64,7 @@ class Training:
             policy=plan.recipe.checkpoint,
             world=world,
         )
+        self._predictor = Predictor(plan, world, self._engine.device)
         # Of all ranks' devices, operations a second.
         self._peak = matrix_rate(self._engine.device, plan.recipe.precision) * world.size
         # What checkpoints have held up the next step, so far.
@@ -233,6 +235,7 @@ class Training:
             self._engine.device,
             self._plan.objective,
         )
+        self._predictor.record(self._engine.network, self._standing.step, branch=self._standing.branch)
         self._standing.held_out = figures | {"step": self._standing.step}
         return {f"held_out_{name}": value for name, value in figures.items()}
 

@@ -197,7 +197,7 @@ def test_pretraining_is_recorded_step_by_step_with_what_it_was_made_from(
     assert of_run.data.tags["bertpipe.ranks"] == "1"
     assert "torch" in of_run.data.tags["bertpipe.versions"]
     assert {item.path for item in client.list_artifacts(run_id)} == {
-        "recipe.yaml", "environment.json", "vocab", "pictures",
+        "recipe.yaml", "environment.json", "vocab", "pictures", "predictions.txt", "predictions.json",
     }  # fmt: skip
     pictures = {item.path for item in client.list_artifacts(run_id, f"pictures/{shards.name}")}
     assert {Path(name).name for name in pictures} == {"label_balance.png", "lengths.png"}
