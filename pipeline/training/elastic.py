@@ -31,9 +31,9 @@ def changes(info: CheckpointInfo, settings: ZeroSettings, ranks: int) -> list[st
             f"on {ranks} {'rank' if ranks == 1 else 'ranks'} (checkpointed by {info.world_size})",
         )
     if settings.stage != info.zero_stage:
-        found.append(f"ZeRO {settings.stage} instead of {info.zero_stage}")
+        found.append(f"with ZeRO {settings.stage} instead of {info.zero_stage}")
     elif lines := lineage.difference(settings.values, info.deepspeed or settings.values):
-        found.append(f"another DeepSpeed configuration ({'; '.join(lines[:3])})")
+        found.append(f"with another DeepSpeed configuration ({'; '.join(lines[:3])})")
     return found
 
 

@@ -87,7 +87,7 @@ def vocabulary_of(shards: str, manifest: Manifest) -> Vocabulary:
 
 
 # What may change between two starts of one run: nothing that decides what is learned.
-# The DeepSpeed JSON is compared by content.
+# What DeepSpeed's JSON says, and how many ranks there are, is the machine's (see `elastic`).
 _FREE = (
     "run",
     "checkpoint",
@@ -100,7 +100,7 @@ _FREE = (
 )
 # What decides which sequences a step trains on: it may change where the user says so, and is then recorded.
 _DATA = ("seed", "lanes")
-_PHASE_DATA = ("sequence_length", "global_batch", "micro_batch")
+_PHASE_DATA = ("sequence_length", "global_batch")
 
 
 def check_resume(
@@ -154,9 +154,9 @@ def _is_data(name: str, finished: int) -> bool:
 
 def _bound(recipe: Recipe, begun: int) -> dict[str, object]:
     value = {key: item for key, item in recipe.as_dict().items() if key not in _FREE}
-    # A folder may be mounted elsewhere; what it holds is compared by hash.
+    # A folder may be mounted elsewhere; what it holds is compared by hash. Other ranks may take another micro-batch.
     value["phases"] = {
-        str(index): {key: item for key, item in phase.items() if key != "shards"}
+        str(index): {key: item for key, item in phase.items() if key not in ("shards", "micro_batch")}
         for index, phase in enumerate(value["phases"][:begun])
     }
     return value

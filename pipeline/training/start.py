@@ -75,7 +75,7 @@ def start(plan: Plan, world: World, checkpoint: Path | None) -> Engine:
     changes = elastic.changes(info, plan.settings, world.size)
     if changes and world.is_first:
         converting = ": converting the optimizer's state" if info.zero_stage else ""
-        say(f"resuming {plan.recipe.run} after step {step} {', '.join(changes)}{converting}")
+        say(f"resuming {plan.recipe.run} after step {step} {' '.join(changes)}{converting}")
     if changes and elastic.is_divided(info, plan.settings):
         elastic.load_elsewhere(engine, checkpoint, info, _plain_order(plan, next_phase, info), world)
     else:
