@@ -26,7 +26,14 @@ from pipeline.ending import end_at_once
 from pipeline.errors import InputError, RunFailed
 from pipeline.training.fragments import fragments_of
 from pipeline.training.settings import ZeroSettings
-from pipeline.training.world import World, device_of, local_devices, sum_over_ranks
+from pipeline.training.world import (
+    World,
+    device_of,
+    exchange_over_ranks,
+    gather_over_ranks,
+    local_devices,
+    sum_over_ranks,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -151,14 +158,19 @@ class Engine:
         from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
         from pipeline.training.lamb import Lamb
+        from pipeline.training.onebit import OneBit
+        from pipeline.training.sign_mean import SignMean
 
         self._world = world
+        # It averages, so DeepSpeed must neither do so nor clip what a rank has of its own.
+        self._one_bit = optimizer if isinstance(optimizer, OneBit) else None
+        self._clipping = gradient_clipping
         self.stage, self.precision = settings.stage, precision
         config = settings.configuration(
             precision=precision,
             micro_batch=micro_batch,
             accumulation=accumulation,
-            gradient_clipping=gradient_clipping,
+            gradient_clipping=0.0 if self._one_bit else gradient_clipping,
         )
         try:
             # It prints how much memory it takes.
@@ -178,6 +190,13 @@ class Engine:
                 fragments_of(network, self._engine.optimizer, self.stage),
                 tensors=len(list(network.parameters())),
                 sum_over_ranks=lambda values: sum_over_ranks(values, self.device),
+            )
+
+        if self._one_bit and world.size > 1:
+            self._one_bit.join(
+                lambda elements: SignMean(
+                    elements, world.size, exchange_over_ranks, gather_over_ranks, self.device
+                )
             )
 
     @property
@@ -201,6 +220,8 @@ class Engine:
         DeepSpeed averages over the ranks, and law 5 wants the sum: hence the factor.
         """
         self._engine.set_gradient_accumulation_boundary(last)
+        if self._one_bit:
+            self._engine.enable_backward_allreduce = not self._one_bit.compresses
         self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
@@ -219,11 +240,17 @@ class Engine:
         return float(norm)
 
     def _own_norm(self) -> float:
-        """The norm where DeepSpeed keeps none (stage 0, fp32)."""
+        """The norm where DeepSpeed keeps none (stage 0, fp32); under a 1-bit optimizer, gradients are clipped, too."""
         import torch
 
-        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+        with_gradient = [p for p in self._engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in with_gradient]))
+        if self._one_bit:
+            # The mean's own norm is nobody's to know; the root mean square of the ranks' is no less.
+            (squares,) = sum_over_ranks([norm**2], self.device)
+            norm = (squares / self._world.size) ** 0.5
+            torch.nn.utils.clip_grads_with_norm_(with_gradient, self._clipping, torch.tensor(norm))
+        return norm
 
     def fp32_weights(self) -> dict[str, "torch.Tensor"]:
         """The weights as the optimizer keeps them, in fp32 on the CPU, by the network's names.
@@ -260,6 +287,11 @@ class Engine:
     def save(self, folder: Path) -> None:
         """Write this engine's state under `folder/engine`; every rank calls it."""
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        if self._one_bit and (errors := self._one_bit.errors()):
+            import torch
+
+            self._errors(folder).parent.mkdir(parents=True, exist_ok=True)
+            torch.save(errors, self._errors(folder))
 
     def load(self, folder: Path) -> None:
         """Take up the state that `save` wrote, bit for bit; every rank calls it."""
@@ -268,6 +300,14 @@ class Engine:
             raise RunFailed(
                 f"DeepSpeed found nothing to load in {folder / TAG}; remove the folder and resume"
             )
+        if self._one_bit and self._errors(folder).exists():
+            import torch
+
+            self._one_bit.put_errors(torch.load(self._errors(folder), map_location=self.device))
+
+    def _errors(self, folder: Path) -> Path:
+        """Where a 1-bit optimizer's own part of the state lies, which DeepSpeed saves the first rank's of only."""
+        return folder / TAG / f"errors-of-rank-{self._world.rank}-of-{self._world.size}.pt"
 
 
 def deepspeed_cpu_adam() -> Any:
