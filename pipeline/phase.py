@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pipeline.configuration import at_least, one_of
 from pipeline.errors import InputError
 
-OPTIMIZERS = ("adamw", "bert_adam", "lamb")
+OPTIMIZERS = ("adamw", "bert_adam", "lamb", "onebit_adam", "onebit_lamb")
+# They send gradients in their own way, so DeepSpeed may divide nothing (ZeRO 0).
+ONE_BIT = ("onebit_adam", "onebit_lamb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +28,9 @@ class Phase:
     learning_rate: the peak, reached after `warmup_steps` steps of linear warm-up
     final_learning_rate: where the linear decay ends, at the phase's last step
     warmup_steps: steps
-    optimizer: `adamw`; `bert_adam`, the published code's Adam without bias correction; or `lamb`, for global batches
-        of thousands (docs/optimizers.md); a phase with another one than the phase before begins with fresh optimizer
-        state
+    optimizer: `adamw`; `bert_adam`, the published code's Adam without bias correction; `lamb`, for global batches of
+        thousands; `onebit_adam` or `onebit_lamb`, for slow networks (docs/optimizers.md); a phase with another one
+        than the phase before begins with fresh optimizer state
     """
 
     shards: str | dict[str, float]
@@ -102,6 +104,20 @@ class Lamb:
 
     def __post_init__(self) -> None:
         _check_moments(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneBit:
+    """What `onebit_adam` and `onebit_lamb` want beside Adam's and LAMB's constants.
+
+    freeze_step: updates before ranks send momentum in bits: 15 to 25 % of all, past the learning rate's warm-up
+    """
+
+    freeze_step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.freeze_step is not None:
+            at_least("freeze_step", self.freeze_step, 1)
 
 
 def _check_moments(constants: AdamW | Lamb) -> None:

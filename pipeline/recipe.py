@@ -24,7 +24,7 @@ from pipeline.batches.order import MOST_DEFAULT_LANES, default_lanes
 from pipeline.configuration import apply_override, at_least, build, load_yaml, one_of, unshared
 from pipeline.errors import InputError
 from pipeline.objectives import OBJECTIVES
-from pipeline.phase import AdamW, Lamb, Phase
+from pipeline.phase import ONE_BIT, AdamW, Lamb, OneBit, Phase
 from pipeline.policies import (
     CheckpointPolicy,
     EvaluationPolicy,
@@ -52,7 +52,8 @@ class Recipe:
     deepspeed: a file of deepspeed_configs/ (its name, .json or not) or a path: ZeRO, offload, communication only
     activation_checkpointing: `full` computes each layer again for the backward pass instead of keeping its
         activations: the same results, less memory, a third more arithmetic
-    adamw, lamb: the constants of the optimizers that a phase may name (`adamw`'s are `bert_adam`'s, too)
+    adamw, lamb: the constants of the optimizers that a phase may name (`adamw`'s are those of all kinds of Adam)
+    onebit: what `onebit_adam` and `onebit_lamb` want besides
     gradient_clipping: the largest global norm of a step's gradient
     lanes: equal runs that an epoch is cut into; divides every global batch, and the ranks divide it
         (default: the largest common divisor up to 64; where pairs are laid as text, the largest that gives each
@@ -70,6 +71,7 @@ class Recipe:
     activation_checkpointing: str = "none"
     adamw: AdamW = field(default_factory=AdamW)
     lamb: Lamb = field(default_factory=Lamb)
+    onebit: OneBit = field(default_factory=OneBit)
     gradient_clipping: float = 1.0
     lanes: int | None = None
     checkpoint: CheckpointPolicy = field(default_factory=CheckpointPolicy)
@@ -95,6 +97,7 @@ class Recipe:
                 f"masking.epochs is {self.masking.epochs}, which fixes a pair's mask, and objective {self.objective} "
                 "lays pairs as other text each epoch; leave it out"
             )
+        self._check_freezing()
         config = self.model_config(vocab_size=1 << 15)
         if objective.layout == "pair" and config.type_vocab_size < 2:
             raise InputError(
@@ -112,6 +115,23 @@ class Recipe:
             raise InputError(
                 f"lanes is {self.lanes}; it must divide every phase's global_batch (common divisor {common})"
             )
+
+    def _check_freezing(self) -> None:
+        """Phases in a row with the same optimizer share its state, so they are counted together."""
+        for name, phases in itertools.groupby(self.phases, key=lambda phase: phase.optimizer):
+            if name not in ONE_BIT:
+                continue
+            freeze, steps = self.onebit.freeze_step, sum(phase.steps for phase in phases)
+            if freeze is None:
+                raise InputError(
+                    f"onebit.freeze_step is not set, and optimizer {name} compresses from there on; "
+                    f"set it to 15 to 25 % of its {steps} steps"
+                )
+            if freeze >= steps:
+                raise InputError(
+                    f"onebit.freeze_step is {freeze}, and optimizer {name} has {steps} steps: nothing would be "
+                    "compressed; set it lower, or take another optimizer"
+                )
 
     @property
     def resolved_lanes(self) -> int:

@@ -192,6 +192,25 @@ TABLE = [
     Row("pretrain good.yaml phases.0.learning_rate=-1.0", "learning_rate is -1.0", PRETRAIN),
     Row("pretrain good.yaml phases.0.micro_batch=5", "micro_batch 5 does not divide", PRETRAIN),
     Row("pretrain good.yaml phases.0.optimizer=sgd", "known: adamw, bert_adam, lamb", PRETRAIN),
+    Row("pretrain good.yaml lamb.beta1=1.0", "beta1 is 1.0; it lies in [0, 1)", PRETRAIN),
+    Row("pretrain good.yaml onebit.freeze_step=0", "freeze_step is 0; it must be at least 1", PRETRAIN),
+    Row("pretrain good.yaml phases.0.optimizer=onebit_adam", "onebit.freeze_step is not set", PRETRAIN),
+    Row(
+        "pretrain good.yaml phases.0.optimizer=onebit_lamb onebit.freeze_step=1",
+        "has 1 steps: nothing would be compressed",
+        PRETRAIN,
+    ),
+    Row(
+        "pretrain good.yaml phases.0.optimizer=onebit_adam onebit.freeze_step=1 phases.0.steps=4",
+        "set deepspeed=zero0 precision=fp32",
+        PRETRAIN,
+    ),
+    Row(
+        "pretrain good.yaml phases.0.optimizer=onebit_adam onebit.freeze_step=1 phases.0.steps=4 deepspeed=zero0 "
+        "precision=bf16",
+        "asks for stage 0 and precision for bf16; set deepspeed=zero0 precision=fp32",
+        PRETRAIN,
+    ),
     Row("pretrain good.yaml model.max_positions=32", "more than the model's 32 positions", PRETRAIN),
     Row("pretrain good.yaml model.preset=huge", "model.preset 'huge' is unknown", PRETRAIN),
     Row("pretrain good.yaml model.heads=3", "is not a multiple of model.heads 3", PRETRAIN),

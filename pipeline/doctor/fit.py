@@ -163,7 +163,7 @@ def _vocabulary(recipe: Recipe) -> tuple[int, bool]:
 def _row(name: str, settings: ZeroSettings, recipe: Recipe, model: ModelConfig, devices: Devices) -> Row:
     try:
         check_precision(settings, recipe.precision, devices.ranks if devices.gpu else 0)
-        check_optimizers(settings, [phase.optimizer for phase in recipe.phases])
+        check_optimizers(settings, [phase.optimizer for phase in recipe.phases], recipe.precision)
     except InputError as error:
         refused = (
             str(error).partition(";")[0].replace(f", and deepspeed: {settings.path} asks for stage 0", "")

@@ -28,7 +28,14 @@ from pipeline.errors import InputError, RunFailed
 from pipeline.training.fragments import fragments_of
 from pipeline.training.settings import ZeroSettings
 from pipeline.training.universal import WholeStates
-from pipeline.training.world import World, device_of, local_devices, sum_over_ranks
+from pipeline.training.world import (
+    World,
+    device_of,
+    exchange_over_ranks,
+    gather_over_ranks,
+    local_devices,
+    sum_over_ranks,
+)
 from pipeline.training.zero_parts import put_states
 
 if TYPE_CHECKING:
@@ -154,15 +161,20 @@ class Engine:
         from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
         from pipeline.training.lamb import Lamb
+        from pipeline.training.onebit import OneBit
+        from pipeline.training.sign_mean import SignMean
 
         self._world = world
+        # It averages, so DeepSpeed must neither do so nor clip what a rank has of its own.
+        self._one_bit = optimizer if isinstance(optimizer, OneBit) else None
+        self._clipping = gradient_clipping
         self.stage, self.precision = settings.stage, precision
         self._offloads = settings.optimizer_device != "none"
         config = settings.configuration(
             precision=precision,
             micro_batch=micro_batch,
             accumulation=accumulation,
-            gradient_clipping=gradient_clipping,
+            gradient_clipping=0.0 if self._one_bit else gradient_clipping,
         )
         try:
             # It prints how much memory it takes.
@@ -186,6 +198,13 @@ class Engine:
         self._updates = True
         self._gate(optimizer)
 
+        if self._one_bit and world.size > 1:
+            self._one_bit.join(
+                lambda elements: SignMean(
+                    elements, world.size, exchange_over_ranks, gather_over_ranks, self.device
+                )
+            )
+
     @property
     def network(self) -> Any:
         """The network, to be called."""
@@ -207,6 +226,8 @@ class Engine:
         DeepSpeed averages over the ranks, and law 5 wants the sum: hence the factor.
         """
         self._engine.set_gradient_accumulation_boundary(last)
+        if self._one_bit:
+            self._engine.enable_backward_allreduce = not self._one_bit.compresses
         self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
 
     def step(self, learning_rate: float, *, update: bool = True) -> float:
@@ -257,11 +278,17 @@ class Engine:
         optimizer.step = gated  # type: ignore[method-assign]
 
     def _own_norm(self) -> float:
-        """The norm where DeepSpeed keeps none (stage 0, fp32)."""
+        """The norm where DeepSpeed keeps none (stage 0, fp32); under a 1-bit optimizer, gradients are clipped, too."""
         import torch
 
-        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+        with_gradient = [p for p in self._engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in with_gradient]))
+        if self._one_bit:
+            # The mean's own norm is nobody's to know; the root mean square of the ranks' is no less.
+            (squares,) = sum_over_ranks([norm**2], self.device)
+            norm = (squares / self._world.size) ** 0.5
+            torch.nn.utils.clip_grads_with_norm_(with_gradient, self._clipping, torch.tensor(norm))
+        return norm
 
     def fp32_weights(self) -> dict[str, "torch.Tensor"]:
         """The weights as the optimizer keeps them, in fp32 on the CPU, by the network's names.
@@ -306,6 +333,8 @@ class Engine:
             self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
         finally:
             self._engine.checkpoint_engine = own
+        if self._one_bit and (errors := self._one_bit.errors()):
+            held.states.append((self._errors(folder), errors))
         return held.states
 
     def load(self, folder: Path) -> None:
@@ -315,6 +344,14 @@ class Engine:
             raise RunFailed(
                 f"DeepSpeed found nothing to load in {folder / TAG}; remove the folder and resume"
             )
+        if self._one_bit and self._errors(folder).exists():
+            import torch
+
+            self._one_bit.put_errors(torch.load(self._errors(folder), map_location=self.device))
+
+    def _errors(self, folder: Path) -> Path:
+        """Where a 1-bit optimizer's own part of the state lies, which DeepSpeed saves the first rank's of only."""
+        return folder / TAG / f"errors-of-rank-{self._world.rank}-of-{self._world.size}.pt"
 
     def put_states(self, states: WholeStates) -> None:
         """Take up whole weights and optimizer states, whatever ranks and stage they come from; every rank calls it."""

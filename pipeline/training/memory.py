@@ -24,7 +24,7 @@ from model.config import ModelConfig
 from model.counts import activation_bytes, parameter_count
 from pipeline.batches.asking import most_asked
 from pipeline.objectives import OBJECTIVES
-from pipeline.phase import Phase
+from pipeline.phase import ONE_BIT, Phase
 from pipeline.recipe import Recipe
 from pipeline.training.settings import ZeroSettings
 
@@ -40,7 +40,10 @@ _ALL_REDUCE = 500_000_000
 _CPU_CONTEXT = int(0.35 * GIB)
 _GPU_CONTEXT = int(0.8 * GIB)
 # Bytes a parameter that a step takes in passing: fused AdamW none, ours, in torch's `_foreach`, a copy or two.
-_IN_PASSING = {"adamw": 0, "bert_adam": 8, "lamb": 4}
+# 1-bit: momenta end to end, what is sent of them and what comes back, beside an update.
+_IN_PASSING = {"adamw": 0, "bert_adam": 8, "lamb": 4, "onebit_adam": 20, "onebit_lamb": 24}
+# Bytes a parameter that they keep beside two moments: what compression owes; 1-bit LAMB's guess of second moments.
+_KEPT = {"onebit_adam": 4, "onebit_lamb": 8}
 # What an allocator loses in pieces that don't fit.
 _FRAGMENTATION = 0.08
 
@@ -125,6 +128,8 @@ def estimate(
     weights = element * (part if stage == 3 else parameters)
     master = 4 * part if stage else 0
     optimizer = 8 * (part if stage else parameters)
+    if optimizer_name in ONE_BIT:  # and the error of this rank's share of the mean
+        optimizer += _KEPT[optimizer_name] * parameters + 4 * part
     gradients = _gradients(stage, element, parameters, part, accumulates)
     buckets = _buckets(settings, element, model)
     in_passing = _IN_PASSING[optimizer_name] * (part if stage else parameters)

@@ -3,11 +3,13 @@
 In: parameters and constants, on each rank its own gradient. Out: an optimizer that updates them, alike on every rank.
 What always holds: the first `freeze_step` updates are Adam's or LAMB's own, of gradients that the ranks have averaged
 in full; from then on the second moments stand still, gradients stay where they are (`compresses`), and the momentum
-is what is averaged, by `SignMean`; an element that has had no gradient until then is never touched again, since any
-step over a second moment of 0 is without bounds (positions that no sequence reaches, tokens that no text has).
+is what is averaged, by `SignMean`, in units of √v; an element that has had no gradient until then is decayed and
+nothing else, since any step over a second moment of 0 is without bounds (positions that no sequence reaches, tokens
+that no text has).
 
 Tang et al. 2021, 1-bit Adam, arXiv 2102.02888, algorithm 1; Li et al. 2021, 1-bit LAMB, arXiv 2104.06069, algorithm
-1. Neither corrects the moments' bias, as their authors' code doesn't. Both came with DeepSpeed until it dropped them
+1 (which sends each tensor in a unit of its own, for the same reason as we each element). Neither corrects the
+moments' bias, as their authors' code doesn't. Both came with DeepSpeed until it dropped them
 (deepspeedai/DeepSpeed#8490, in the release that is pinned here); this is written anew, after the papers.
 
 Under 1-bit LAMB a tensor's ratio can't be taken of a momentum in signs. It is the mean of the warm-up's ratios, times
@@ -133,7 +135,11 @@ class OneBit(torch.optim.Optimizer):
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
     def _average_momentum(self) -> None:
-        """Each rank's momentum with its own gradient in it, then the mean over the ranks."""
+        """Each rank's momentum with its own gradient in it, then the mean over the ranks.
+
+        It is sent in units of √v, which stands still: a block's elements are then about alike, whatever their tensors.
+        """
+        eps = self.param_groups[0]["eps"]
         parameters, means, squares = [], [], []
         for group in self.param_groups:
             own = self._of(group)
@@ -144,10 +150,15 @@ class OneBit(torch.optim.Optimizer):
             parameters += own[0]
             means += own[1]
             squares += own[2]
-        touched = torch.cat([square.flatten() for square in squares]) > 0
-        flat = self._signs()(torch.cat([mean.flatten() for mean in means]) * touched) * touched
-        for mean, part in zip(means, flat.split([mean.numel() for mean in means]), strict=True):
-            mean.copy_(part.view_as(mean))
+        scales = torch._foreach_sqrt(squares)
+        for scale in scales:
+            scale[scale > 0] += eps
+        # 0 over 0 where there has never been a gradient.
+        shares = zip(means, scales, strict=True)
+        sent = [(mean / scale).nan_to_num_(0.0, 0.0, 0.0).flatten() for mean, scale in shares]
+        parts = self._signs()(torch.cat(sent)).split([mean.numel() for mean in means])
+        for mean, scale, part in zip(means, scales, parts, strict=True):
+            torch.mul(part.view_as(mean), scale, out=mean)
 
     def _remember(self, group: dict[str, Any], means: list[Tensor]) -> None:
         """What the momentum was before this step, for `_factor`."""
@@ -171,7 +182,8 @@ class OneBit(torch.optim.Optimizer):
         gradient = (state["exp_avg"] - beta1 * state.pop("before")) / (1 - beta1)
         state["fresh"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         frozen, fresh = state["exp_avg_sq"].sqrt(), state["fresh"].sqrt()
-        factor = float(((frozen + group["eps"]) / (fresh + group["eps"])).max())
+        moved = (frozen + group["eps"]) / (fresh + group["eps"])
+        factor = float((moved * (frozen > 0)).max())
         last = float(state["factor"])
         factor = min(max(factor, FACTORS[0], last * (1 - AT_ONCE)), FACTORS[1], last * (1 + AT_ONCE))
         state["factor"] = torch.as_tensor(factor)

@@ -8,6 +8,7 @@ JSON asks for DeepSpeed's own CPU Adam.
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.phase import ONE_BIT
 from pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ def make_optimizer(
     from pipeline.training.bert_adam import BertAdam
     from pipeline.training.engine import deepspeed_cpu_adam
     from pipeline.training.lamb import Lamb
+    from pipeline.training.onebit import OneBit
     from pipeline.training.uncompiled import AdamW as TorchAdamW
 
     decayed: list[torch.nn.Parameter] = []
     kept: list[torch.nn.Parameter] = []
     for parameter_name, parameter in network.named_parameters():
         (kept if is_kept(parameter_name, parameter) else decayed).append(parameter)
-    constants = recipe.lamb if name == "lamb" else recipe.adamw
+    constants = recipe.lamb if name in ("lamb", "onebit_lamb") else recipe.adamw
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": constants.weight_decay},
         {"params": kept, "weight_decay": 0.0},
@@ -43,6 +45,10 @@ def make_optimizer(
         "betas": (constants.beta1, constants.beta2),
         "eps": constants.epsilon,
     }
+    if name in ONE_BIT:
+        assert recipe.onebit.freeze_step is not None
+        groups[0]["adapts"] = name == "onebit_lamb"
+        return OneBit(groups, freeze_step=recipe.onebit.freeze_step, **common)
     if name == "lamb":
         groups[1]["adapts"] = False
         return Lamb(groups, bias_correction=recipe.lamb.bias_correction, **common)

@@ -185,8 +185,8 @@ def make_plan(recipe: Recipe, ranks: int, *, may_change_data: bool = False) -> P
     """
     recipe = with_known_lanes(recipe, may_change_data=may_change_data)
     settings = read_settings(recipe.deepspeed)
+    check_optimizers(settings, [phase.optimizer for phase in recipe.phases], recipe.precision)
     check_precision(settings, recipe.precision, local_devices())
-    check_optimizers(settings, [phase.optimizer for phase in recipe.phases])
     check_zero(settings)
     sources = tuple(read_sources(phase) for phase in recipe.phases)
     preflight.check(recipe, sources, ranks)

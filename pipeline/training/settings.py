@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.phase import ONE_BIT
 from pipeline.shipped import shipped_file, shipped_names
 
 STAGES = (0, 1, 2, 3)
@@ -183,8 +184,17 @@ def _check_zero(path: Path, zero: dict[str, Any]) -> None:
             )
 
 
-def check_optimizers(settings: ZeroSettings, optimizers: Iterable[str]) -> None:
+def check_optimizers(settings: ZeroSettings, optimizers: Iterable[str], precision: str) -> None:
     """Raise InputError where a phase's optimizer is none that the JSON lets DeepSpeed take."""
+    optimizers = list(optimizers)
+    for name in optimizers:
+        # ZeRO itself sends gradients from stage 1 on; stage 0 is right in fp32 only (`check_precision`).
+        if name in ONE_BIT and (settings.stage or precision != "fp32"):
+            raise InputError(
+                f"optimizer {name} sends gradients in its own way, at ZeRO stage 0 and in fp32, and deepspeed: "
+                f"{settings.path} asks for stage {settings.stage} and precision for {precision}; set deepspeed=zero0 "
+                "precision=fp32, or take another optimizer"
+            )
     other = [name for name in optimizers if name != "adamw"]
     if settings.wants_cpu_adam and other:
         raise InputError(

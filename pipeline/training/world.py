@@ -13,9 +13,12 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from pipeline.errors import BertpipeError, Echo, InputError
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -197,6 +200,27 @@ def sum_over_ranks(values: list[float], device: str) -> list[float]:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(total)
     return [float(value) for value in total.tolist()]
+
+
+def exchange_over_ranks(tensor: "torch.Tensor") -> "torch.Tensor":
+    """The first axis dealt to the ranks in equal parts; what they dealt to this one, in their order."""
+    import torch
+    import torch.distributed as dist
+
+    received = torch.empty_like(tensor)
+    dist.all_to_all_single(received, tensor.contiguous())
+    return received
+
+
+def gather_over_ranks(tensor: "torch.Tensor") -> "torch.Tensor":
+    """Every rank's tensor, end to end along the first axis in the order of the ranks."""
+    import torch
+    import torch.distributed as dist
+
+    shape = (dist.get_world_size() * tensor.shape[0], *tensor.shape[1:])
+    gathered = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+    dist.all_gather_into_tensor(gathered, tensor.contiguous())
+    return gathered
 
 
 def on_first_rank(world: World, device: str, work: Callable[[], T]) -> T | None:

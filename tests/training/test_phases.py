@@ -41,7 +41,9 @@ def second(recipe: dict[str, Any], longer_shards: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "ranks"), [("zero1", "fp32", 2), ("zero3", "bf16", 1)], ids=["fp32", "bf16"]
+    ("name", "precision", "ranks", "optimizer"),
+    [("zero1", "fp32", 2, "lamb"), ("zero3", "bf16", 1, "bert_adam")],
+    ids=["fp32", "bf16"],
 )
 def test_phases_follow_one_another_and_the_switch_is_exact_under_resume(
     recipe: dict[str, Any],
@@ -52,8 +54,9 @@ def test_phases_follow_one_another_and_the_switch_is_exact_under_resume(
     name: str,
     precision: str,
     ranks: int,
+    optimizer: str,
 ) -> None:
-    recipe["phases"] = [recipe["phases"][0] | {"steps": 6}, second]
+    recipe["phases"] = [recipe["phases"][0] | {"steps": 6}, second | {"optimizer": optimizer}]
     recipe |= {"deepspeed": name, "precision": precision, "checkpoint": {"every": 4, "keep_last": 9}}
     path = write_recipe(recipe)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"

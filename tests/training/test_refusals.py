@@ -74,6 +74,11 @@ def test_what_deepspeed_itself_does_not_take_is_refused_before_anything_is_writt
             mixed,
             "bert_adam is not DeepSpeed's own Adam",
         ),
+        (
+            {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+            write_recipe(recipe | {"phases": [recipe["phases"][0] | {"optimizer": "lamb"}]}, "lamb.yaml"),
+            "optimizer lamb is not DeepSpeed's own Adam",
+        ),
     ):
         (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": own}))
         refused = cli("pretrain", given, f"deepspeed={tmp_path / 'own.json'}")

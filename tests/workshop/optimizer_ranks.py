@@ -88,7 +88,7 @@ def _engine(asked: dict[str, Any], recipe: Recipe, world: World) -> Engine:
 def main(folder: Path, world: World) -> None:
     join_world(world)
     for number, asked in enumerate(json.loads((folder / "asked.json").read_text())):
-        phase = {"shards": "S", "sequence_length": 64, "global_batch": 8, "micro_batch": 8, "steps": 1}
+        phase = {"shards": "S", "sequence_length": 64, "global_batch": 8, "micro_batch": 8, "steps": STEPS}
         phase |= {"learning_rate": RATE, "optimizer": asked["optimizer"]}
         recipe = recipe_from({"run": "R", "phases": [phase]} | asked.get("recipe", {}), "asked")
         weights = []
