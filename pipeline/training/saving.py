@@ -122,6 +122,11 @@ class Saver:
         return not any(sum_over_ranks([float(short)], self._device))
 
     @property
+    def is_writing(self) -> bool:
+        """Whether this rank is still at work on a checkpoint."""
+        return self._job is not None and self._job.is_busy
+
+    @property
     def troubled(self) -> bool:
         """Whether this rank's part of the checkpoint that is being written has failed."""
         return self._job is not None and self._job.failure is not None
@@ -186,6 +191,11 @@ class _Job:
         else:
             self._try(self._write)
             self._written.set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
 
     def wait_for_write(self) -> None:
         """Until this rank's part is on disk, or has failed."""

@@ -27,11 +27,14 @@ def starts(folder: Path) -> list[dict[str, Any]]:
     return list(json.loads(path.read_text())) if path.exists() else []
 
 
-def recorded(folder: Path) -> tuple[str, list[int]]:
-    """The status of the one training that MLflow holds, and its steps in their order."""
+def recorded(folder: Path, uri: str | None = None) -> tuple[str, list[int]]:
+    """The status of the one training that MLflow holds, and its steps in their order.
+
+    uri: of the server (default: the database beside the run)
+    """
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'RUNS/mlflow.db'}")
+    client = MlflowClient(tracking_uri=uri or f"sqlite:///{folder / 'RUNS/mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'cluster'")
     # Other runs are of other stages, or group them.
     found = client.search_runs([experiment.experiment_id])
