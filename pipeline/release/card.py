@@ -97,6 +97,10 @@ with bertpipe {info.versions.get("bertpipe", "")}. {_heads(objective)}
                     f"data changed after step {change['step']:,}": "; ".join(change["changes"])
                     for change in info.data_changes
                 },
+                **{
+                    f"rolled back to step {move['step']:,}": f"past {move['by']:,} steps of data: {move['reason']}"
+                    for move in info.moves
+                },
                 **{f"{name}": version for name, version in info.versions.items()},
                 "proof": f"transformers' logits differ from the trained engine's by at most {largest_difference:.1e}",
             }
