@@ -31,7 +31,14 @@ RESUME = "pretrain good.yaml run=TRAINED"
 EVALUATE = "evaluate CHECKPOINT --shards SHARDS --sequences 16"
 CONVERT = "convert CHECKPOINT -o OUT"
 PLAN = "doctor --recipe good.yaml --gpus 4x80GB"
-CONTROLS = (VOCAB, EXTEND, REPORT, SHARD, SOURCES, INSPECT, VERIFY, PRETRAIN, RESUME, EVALUATE, CONVERT, PLAN)
+STATUS = "status TRAINED"
+RUNS = "runs . TRAINED"
+SPELLED = "recipe good.yaml --get phases.*.shards"
+REQUEUE = "requeue good.yaml --code 1"
+CONTROLS = (
+    VOCAB, EXTEND, REPORT, SHARD, SOURCES, INSPECT, VERIFY, PRETRAIN, RESUME, EVALUATE, CONVERT, PLAN, STATUS, RUNS,
+    SPELLED, REQUEUE,
+)  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -282,6 +289,18 @@ TABLE = [
     Row("convert SWAPPED -o OUT", "vocab.txt", CONVERT, 1),
     Row("convert CHECKPOINT -o READONLY/OUT", "READONLY", CONVERT),
     Row("convert CHECKPOINT -o FULL/OUT", "No space left on device", CONVERT, 1),
+    # Runs looked at from outside.
+    Row("status NOWHERE", "NOWHERE does not exist; `bertpipe runs` lists", STATUS),
+    Row("status SHARDS", "SHARDS is no run folder: it holds no recipe.yaml", STATUS),
+    Row("status good.txt", "good.txt is no run folder", STATUS),
+    Row("runs NOWHERE", "cannot read NOWHERE: No such file", RUNS),
+    Row("runs SHARDS", "SHARDS holds no run folders", RUNS),
+    Row("runs good.txt", "good.txt is a file; name run folders", RUNS),
+    Row("recipe missing.yaml", "missing.yaml does not exist", SPELLED),
+    Row("recipe good.yaml --get phases.*.shard", "phases.*.shard names nothing in the recipe", SPELLED),
+    Row("recipe good.yaml --get phases.7.shards", "phases.7.shards names nothing in the recipe", SPELLED),
+    Row("requeue missing.yaml --code 1", "missing.yaml does not exist", REQUEUE),
+    Row("requeue good.yaml --code many", "'many' is not a valid integer", REQUEUE),
     # The rest.
     Row("doctor --recipe missing.yaml --gpus 4x80GB", "missing.yaml does not exist", PLAN),
     Row("doctor --recipe good.yaml --gpus many", "--gpus", PLAN),
@@ -387,6 +406,7 @@ def test_the_table_covers_every_command() -> None:
     assert {row.control for row in TABLE} <= set(CONTROLS)
     assert {shlex.split(row.command)[0] for row in TABLE} >= {
         "vocab", "shard", "inspect", "pretrain", "evaluate", "convert", "demo", "doctor",
+        "status", "runs", "recipe", "requeue",
     }  # fmt: skip
 
 

@@ -34,10 +34,14 @@ class Pulse:
 
     def __init__(self) -> None:
         self.step, self.doing, self.since = 0, "starting", time.time()
+        self.news = threading.Event()
 
     def at(self, step: int, doing: str) -> None:
         """`step` steps are done, and the rank now is `doing`: "training", "evaluating", "saving"."""
+        changed = doing != self.doing
         self.step, self.doing, self.since = step, doing, time.time()
+        if changed:
+            self.news.set()
 
 
 def seconds_between_beats(ranks: int) -> float:
@@ -57,11 +61,16 @@ def beating(run: Path, world: World, *, every: float | None = None) -> Iterator[
     fixed = this_process() | {"rank": world.rank, "ranks": world.size, "every": pause}
     ended = threading.Event()
 
+    # Other work is told within a second, but where so many ranks would tell it at once.
+    soon = min(1.0, pause) if pause <= _SECONDS_BETWEEN_BEATS else pause
+
     def beat() -> None:
         while True:
+            pulse.news.clear()
             _write(path, fixed | {"step": pulse.step, "doing": pulse.doing, "since": pulse.since})
-            if ended.wait(pause):
+            if ended.wait(soon):
                 return
+            pulse.news.wait(pause - soon)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
@@ -69,6 +78,7 @@ def beating(run: Path, world: World, *, every: float | None = None) -> Iterator[
         yield pulse
     finally:
         ended.set()
+        pulse.news.set()
         thread.join()
         with suppress(OSError):
             path.unlink()

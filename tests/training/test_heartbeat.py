@@ -40,6 +40,16 @@ def test_a_rank_is_alive_while_it_works_and_leaves_nothing_when_it_ends(tmp_path
     assert list((tmp_path / RANKS).iterdir()) == []
 
 
+def test_other_work_is_told_long_before_the_next_beat(tmp_path: Path) -> None:
+    with beating(tmp_path, world(0)) as pulse:
+        until = time.monotonic() + 8
+        for doing in ("training", "saving"):
+            pulse.at(3, doing)
+            while [rank["doing"] for rank in read_ranks(tmp_path)] != [doing]:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+
+
 def test_a_rank_that_raises_takes_its_sign_with_it(tmp_path: Path) -> None:
     def work() -> None:
         with beating(tmp_path, world(0), every=0.02):
