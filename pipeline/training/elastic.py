@@ -28,14 +28,16 @@ def changes(info: CheckpointInfo, settings: ZeroSettings, ranks: int) -> list[st
     """What is other than it was where the checkpoint was written, in words; empty where nothing is."""
     found = []
     if ranks != info.world_size:
-        found.append(
-            f"on {ranks} {'rank' if ranks == 1 else 'ranks'} (checkpointed by {info.world_size})",
-        )
+        found.append(f"on {_ranks(ranks)} (checkpointed by {info.world_size})")
     if settings.stage != info.zero_stage:
         found.append(f"with ZeRO {settings.stage} instead of {info.zero_stage}")
     elif lines := lineage.difference(settings.values, info.deepspeed or settings.values):
         found.append(f"with another DeepSpeed configuration ({'; '.join(lines[:3])})")
     return found
+
+
+def _ranks(count: int) -> str:
+    return "1 rank" if count == 1 else f"{count} ranks"
 
 
 def is_divided(info: CheckpointInfo, settings: ZeroSettings) -> bool:
@@ -50,8 +52,8 @@ def refuse_fixed_parts(info: CheckpointInfo, settings: ZeroSettings, ranks: int)
     for values in (settings.values, info.deepspeed):
         if reason := ZeroSettings(path="", values=values).fixed_parts:
             raise InputError(
-                f"step {info.step} was checkpointed by {info.world_size} ranks at ZeRO {info.zero_stage}, and {reason} "
-                "goes on only with the same ranks and the same DeepSpeed configuration; resume with "
+                f"step {info.step} was checkpointed by {_ranks(info.world_size)} at ZeRO {info.zero_stage}, and "
+                f"{reason} goes on only with the same ranks and the same DeepSpeed configuration; resume with "
                 f"--ranks {info.world_size} and that configuration"
             )
 
