@@ -270,6 +270,13 @@ TABLE = [
         RESUME,
     ),
     Row("pretrain good.yaml run=TRAINED phases.0.steps=2", "steps: 2 here, 1 there", RESUME),
+    Row("pretrain good.yaml run=TRAINED --ranks 3", "3 ranks don't divide the plan's 8 lanes", RESUME),
+    Row(
+        "pretrain good.yaml run=TRAINED deepspeed=nvme.json",
+        "step 1 was checkpointed by 1 rank at ZeRO 1, and what is offloaded to nvme goes on only with the same ranks",
+        RESUME,
+    ),
+    Row("pretrain good.yaml run=TRAINED precision=bf16", "precision: 'bf16' here, 'fp32' there", RESUME),
     Row("pretrain good.yaml run=REWOUND", "checkpoint.json is damaged: it has hash", RESUME, 1),
     Row("pretrain good.yaml masking.rate=0", "masking.rate is 0", PRETRAIN),
     # Checkpoints.

@@ -18,6 +18,7 @@ from pipeline import lineage
 from pipeline.errors import InputError, RunFailed
 from pipeline.training.checkpoints import CheckpointInfo
 from pipeline.training.engine import TAG, Engine
+from pipeline.training.memory import gib
 from pipeline.training.settings import ZeroSettings
 from pipeline.training.universal import WholeStates, convert, plain_states, universal_states
 from pipeline.training.world import World, on_first_rank, sum_over_ranks
@@ -27,14 +28,16 @@ def changes(info: CheckpointInfo, settings: ZeroSettings, ranks: int) -> list[st
     """What is other than it was where the checkpoint was written, in words; empty where nothing is."""
     found = []
     if ranks != info.world_size:
-        found.append(
-            f"on {ranks} {'rank' if ranks == 1 else 'ranks'} (checkpointed by {info.world_size})",
-        )
+        found.append(f"on {_ranks(ranks)} (checkpointed by {info.world_size})")
     if settings.stage != info.zero_stage:
         found.append(f"with ZeRO {settings.stage} instead of {info.zero_stage}")
     elif lines := lineage.difference(settings.values, info.deepspeed or settings.values):
         found.append(f"with another DeepSpeed configuration ({'; '.join(lines[:3])})")
     return found
+
+
+def _ranks(count: int) -> str:
+    return "1 rank" if count == 1 else f"{count} ranks"
 
 
 def is_divided(info: CheckpointInfo, settings: ZeroSettings) -> bool:
@@ -49,8 +52,8 @@ def refuse_fixed_parts(info: CheckpointInfo, settings: ZeroSettings, ranks: int)
     for values in (settings.values, info.deepspeed):
         if reason := ZeroSettings(path="", values=values).fixed_parts:
             raise InputError(
-                f"step {info.step} was checkpointed by {info.world_size} ranks at ZeRO {info.zero_stage}, and {reason} "
-                "goes on only with the same ranks and the same DeepSpeed configuration; resume with "
+                f"step {info.step} was checkpointed by {_ranks(info.world_size)} at ZeRO {info.zero_stage}, and "
+                f"{reason} goes on only with the same ranks and the same DeepSpeed configuration; resume with "
                 f"--ranks {info.world_size} and that configuration"
             )
 
@@ -79,17 +82,27 @@ def load_elsewhere(
 
 
 def _convert(checkpoint: Path, folder: Path, info: CheckpointInfo) -> None:
+    remedy = (
+        f"free some room, or resume with what wrote it, --ranks {info.world_size} at ZeRO {info.zero_stage}"
+    )
+    # What a start left that was killed here is of no use: nothing says that it is whole.
+    shutil.rmtree(folder, ignore_errors=True)
+    # The converter cuts each rank's part into the weights' own, then joins them.
+    needed = 2 * sum(path.stat().st_size for path in (checkpoint / TAG).glob("*_optim_states.pt"))
+    free = shutil.disk_usage(folder.parent).free
+    if free < needed:
+        raise RunFailed(
+            f"to convert the optimizer's state of {checkpoint} takes {gib(needed)} of its disk for a while, and "
+            f"{gib(free)} are free; {remedy}"
+        )
     try:
-        # What a start left that was killed here is of no use: nothing says that it is whole.
-        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         convert(checkpoint / TAG, folder)
     except (OSError, RuntimeError, AssertionError, LookupError, ValueError, TypeError) as error:
         # What a disk refuses, which torch reports as a RuntimeError, or what DeepSpeed can't make sense of.
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise RunFailed(
-            f"cannot convert the optimizer's state of {checkpoint}: {reason}; free room for three times its size, or "
-            f"resume with what wrote it, --ranks {info.world_size} at ZeRO {info.zero_stage}"
+            f"cannot convert the optimizer's state of {checkpoint}: {reason}; {remedy}"
         ) from error
 
 

@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,10 +145,18 @@ def test_a_disk_that_is_full_in_mid_conversion_is_said_in_one_line(
     def fill(source: Path, output: Path) -> None:
         raise refusal
 
+    checkpoint = tmp_path / "step-00000007"
+    (checkpoint / "engine").mkdir(parents=True)
     monkeypatch.setattr(elastic, "convert", fill)
+    remedy = "free some room, or resume with what wrote it, --ranks 2 at ZeRO 1"
     with pytest.raises(RunFailed) as failed:
-        elastic._convert(tmp_path / "step-00000007", tmp_path / "converted", info())
-    assert str(failed.value) == (
-        f"cannot convert the optimizer's state of {tmp_path / 'step-00000007'}: No space left on device; free room "
-        "for three times its size, or resume with what wrote it, --ranks 2 at ZeRO 1"
-    )
+        elastic._convert(checkpoint, tmp_path / "converted", info())
+    said = f"cannot convert the optimizer's state of {checkpoint}: No space left on device; {remedy}"
+    assert str(failed.value) == said
+    # So is one that is too full to begin with.
+    (checkpoint / "engine" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(bytes(1 << 20))
+    monkeypatch.setattr(elastic.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    with pytest.raises(RunFailed) as failed:
+        elastic._convert(checkpoint, tmp_path / "converted", info())
+    said = f"to convert the optimizer's state of {checkpoint} takes 2 MiB of its disk for a while, and 1 MiB are free"
+    assert str(failed.value) == f"{said}; {remedy}"

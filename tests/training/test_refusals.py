@@ -107,6 +107,12 @@ def test_another_users_checkpoint_is_not_resumed_without_a_word(
     assert refused.returncode == 2
     assert "belongs to another user" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+    # Nor is it where it would be converted.
+    refused = cli("pretrain", path, "deepspeed=zero2")
+    assert refused.returncode == 2
+    assert "belongs to another user" in refused.stderr
+    assert "converting" not in refused.stderr
+    assert list((Path(recipe["run"]) / "checkpoints").glob(".*")) == []
     assert cli("pretrain", path, "--trust-checkpoint").returncode == 0
 
 

@@ -39,10 +39,15 @@ def recipe_of(run: Path, shards: Path, phases: int, leg: Leg) -> dict[str, Any]:
     return values | {"phases": warm, "evaluate": {"every": 0}}
 
 
-def train(cli: Any, folder: Path, shards: Path, phases: int, leg: Leg, run: str) -> Any:
-    """Train a run as far as its first `phases`."""
+def write_recipe(folder: Path, shards: Path, phases: int, leg: Leg, run: str) -> Path:
     path = folder / f"{run}-{phases}.yaml"
     path.write_text(yaml.safe_dump(recipe_of(folder / run, shards, phases, leg)))
+    return path
+
+
+def train(cli: Any, folder: Path, shards: Path, phases: int, leg: Leg, run: str) -> Any:
+    """Train a run as far as its first `phases`."""
+    path = write_recipe(folder, shards, phases, leg, run)
     done = cli("pretrain", path, "--ranks", leg.ranks)
     assert done.returncode == 0, done.stderr
     return done
