@@ -215,7 +215,7 @@ TABLE = [
     Row(
         "pretrain good.yaml phases.0.optimizer=onebit_adam onebit.freeze_step=1 phases.0.steps=4 deepspeed=zero0 "
         "precision=bf16",
-        "asks for stage 0 and precision for bf16; set deepspeed=zero0 precision=fp32",
+        "asks for stage 0, precision for bf16; set deepspeed=zero0 precision=fp32",
         PRETRAIN,
     ),
     Row("pretrain good.yaml model.max_positions=32", "more than the model's 32 positions", PRETRAIN),

@@ -165,9 +165,7 @@ def _row(name: str, settings: ZeroSettings, recipe: Recipe, model: ModelConfig, 
         check_precision(settings, recipe.precision, devices.ranks if devices.gpu else 0)
         check_optimizers(settings, [phase.optimizer for phase in recipe.phases], recipe.precision)
     except InputError as error:
-        refused = (
-            str(error).partition(";")[0].replace(f", and deepspeed: {settings.path} asks for stage 0", "")
-        )
+        refused = str(error).partition(";")[0].partition(", and deepspeed:")[0]
         return Row(name=name, needs=None, refused=refused, fits=False, micro_batches=())
     needs = [
         estimate_phase(recipe, phase, model, settings, ranks=devices.ranks, gpu=devices.gpu)

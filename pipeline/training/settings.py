@@ -191,9 +191,9 @@ def check_optimizers(settings: ZeroSettings, optimizers: Iterable[str], precisio
         # ZeRO itself sends gradients from stage 1 on; stage 0 is right in fp32 only (`check_precision`).
         if name in ONE_BIT and (settings.stage or precision != "fp32"):
             raise InputError(
-                f"optimizer {name} sends gradients in its own way, at ZeRO stage 0 and in fp32, and deepspeed: "
-                f"{settings.path} asks for stage {settings.stage} and precision for {precision}; set deepspeed=zero0 "
-                "precision=fp32, or take another optimizer"
+                f"optimizer {name} goes with ZeRO stage 0 in fp32, and deepspeed: {settings.path} asks for stage "
+                f"{settings.stage}, precision for {precision}; set deepspeed=zero0 precision=fp32, or take another "
+                "optimizer"
             )
     other = [name for name in optimizers if name != "adamw"]
     if settings.wants_cpu_adam and other:
