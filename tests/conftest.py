@@ -60,3 +60,13 @@ def shards(python_english: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     from workshop.shard_folders import shard_small
 
     return shard_small(python_english, tmp_path_factory.mktemp("shards") / "64", vocab_size=2000)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database as MLflow creates it: that takes seconds, a copy none."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path

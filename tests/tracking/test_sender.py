@@ -21,7 +21,7 @@ from pipeline.tracking.run_page import metric_name
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.server import make_database, tracking_uri
 from pipeline.tracking.server_run import TRACKING
-from pipeline.tracking.spool import METRICS
+from pipeline.tracking.spool import METRICS, PREDICTIONS
 
 RECORD = RunRecord(parameters={"phases": [{"steps": 3}], "run": "x"}, tags={"bertpipe.vocabulary": "abc"})
 Lines = Sequence[dict[str, Any]]
@@ -62,14 +62,6 @@ def dead_server() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database as MLflow creates it: that takes seconds, a copy none."""
-    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture
@@ -271,3 +263,61 @@ def test_a_database_that_a_kill_cut_short_is_never_taken_for_one(tmp_path: Path)
     make_database(uri)
     assert [left.name for left in tmp_path.iterdir()] == ["mlflow.db"]
     assert MlflowClient(tracking_uri=uri).create_experiment("works")
+
+
+def branch_lines(branch: int, first: int, last: int) -> list[dict[str, Any]]:
+    return [{**line, "loss": line["loss"] - branch, "branch": branch} for line in lines(first, last)]
+
+
+def test_steps_after_a_rollback_are_a_history_of_their_own_and_each_history_has_a_step_once(
+    run: Path,
+) -> None:
+    track(run, [], lines(1, 7))
+    # Rolled back to the checkpoint of step 4, and on with other data; stopped, and resumed from that of step 6.
+    track(run, lines(1, 4), branch_lines(1, 5, 9))
+    track(run, [*lines(1, 4), *branch_lines(1, 5, 6)], branch_lines(1, 7, 11))
+    # And once more, to step 2.
+    track(run, lines(1, 2), branch_lines(2, 3, 5))
+    client, run_id = known(run)
+    for branch, steps in ((0, range(1, 8)), (1, range(5, 12)), (2, range(3, 6))):
+        sent = client.get_metric_history(run_id, metric_name("loss", branch))
+        expected = [(step, 10.0 - step - branch) for step in steps]
+        assert [(metric.step, metric.value) for metric in sent] == expected
+
+
+def test_a_rollback_that_a_server_has_missed_is_sent_whole(run: Path) -> None:
+    track(run, lines(1, 4), branch_lines(1, 5, 7))
+    client, run_id = known(run)
+    assert [metric.step for metric in client.get_metric_history(run_id, "train/loss")] == [1, 2, 3, 4]
+    assert [m.step for m in client.get_metric_history(run_id, "branch1/train/loss")] == [5, 6, 7]
+
+
+def test_the_last_predictions_are_kept_as_a_text_and_as_a_table(run: Path) -> None:
+    def line(step: int) -> str:
+        sentence = {"text": "a [MASK]", "expected": ["cat"], "found": [[["cat", 0.5], ["mat", 0.25]]]}
+        return json.dumps({"step": step, "predictions": [sentence]}) + "\n"
+
+    (run / PREDICTIONS).write_text(line(1))
+    track(run, [], lines(1, 1))
+    (run / PREDICTIONS).write_text(line(1) + line(2))
+    track(run, lines(1, 1), lines(2, 2))
+    client, run_id = known(run)
+    text = Path(client.download_artifacts(run_id, "predictions.txt")).read_text()
+    assert [row for row in text.splitlines() if row.startswith("step")] == ["step 2", "step 1"]
+    table = json.loads(Path(client.download_artifacts(run_id, "predictions.json")).read_text())
+    assert [row[0] for row in table["data"]] == [1, 2]
+    shown = json.loads(client.get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    assert shown == [{"path": "predictions.json", "type": "table"}]
+
+
+def test_samples_of_several_nodes_are_told_apart(run: Path) -> None:
+    (run / "system").mkdir()
+    for node in ("n1", "n2"):
+        rows = [{"step": n, "time": 1.7e9 + n, "cpu_utilization_percentage": 50.0} for n in (1, 2)]
+        (run / "system" / f"{node}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    track(run, [], lines(1, 1))
+    track(run, lines(1, 1), lines(2, 2))
+    client, run_id = known(run)
+    for node in ("n1", "n2"):
+        sent = client.get_metric_history(run_id, f"system/{node}/cpu_utilization_percentage")
+        assert [metric.step for metric in sent] == [1, 2]
