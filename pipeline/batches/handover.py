@@ -15,7 +15,6 @@ import ctypes
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext, ForkServerContext
@@ -95,25 +94,15 @@ def fork_server() -> ForkServerContext:
     context.set_forkserver_preload(["pipeline.batches.loader", "webdataset.tariterators"])
     # A scheduler sends its stop signals to the whole process group. The trainer notes them and ends after the
     # step; its workers must live until then, so the server, and they through it, are born deaf to them.
-    _start_tracker()  # the server starts it otherwise, and that unblocks SIGTERM again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    # So is Python's tracker of semaphores, which by itself minds SIGUSR1 and is missed in pages of traceback.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
+        resource_tracker.ensure_running()  # the server starts it otherwise, and that unblocks SIGTERM again
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
-
-
-def _start_tracker() -> None:
-    """Start Python's tracker of semaphores, deaf to SIGUSR1 too: one that dies of it is missed in pages of traceback."""
-    if threading.current_thread() is not threading.main_thread():
-        resource_tracker.ensure_running()
-        return
-    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
 
 
 def start_worker(_: int) -> None:
