@@ -21,9 +21,14 @@ fail() {
 [ -n "${SLURM_JOB_ID:-}" ] || { SLURM_JOB_NAME=$(basename "$0") && fail "is for sbatch: sbatch slurm/$SLURM_JOB_NAME …"; }
 
 if [ -n "${BERTPIPE_MODULES:-}" ]; then
-  command -v module >/dev/null || fail "BERTPIPE_MODULES is $BERTPIPE_MODULES, and $SLURMD_NODENAME has no \`module\`"
   # Modules are written for shells that mind neither unset names nor failures.
   set +eu
+  # A shell that nobody logged in to may not know the word yet.
+  for profile in /etc/profile.d/{modules,lmod,z00_lmod}.sh; do
+    # shellcheck disable=SC1090
+    command -v module >/dev/null || [ ! -r "$profile" ] || . "$profile"
+  done
+  command -v module >/dev/null || fail "BERTPIPE_MODULES is $BERTPIPE_MODULES, and $SLURMD_NODENAME has no \`module\`"
   # shellcheck disable=SC2086
   module load $BERTPIPE_MODULES || fail "BERTPIPE_MODULES is $BERTPIPE_MODULES, which \`module load\` refuses"
   set -eu

@@ -92,10 +92,10 @@ def test_a_broken_first_job_cancels_those_that_wait_for_it(site: Any) -> None:
         (
             "recipes/mine.yaml 'phases.0.shards={A: 1, B: 2}' x.txt",
             {},
-            'reads a mixture ({"A": 1, "B": 2})',
+            'reads a mixture ({"A": 1.0, "B": 2.0})',
         ),
         ("recipes/mine.yaml x.txt", {"BERTPIPE_ROOT": "/nowhere"}, "/nowhere is no checkout of bertpipe"),
-        ("recipes/mine.yaml x.txt", {"BERTPIPE_SBATCH": "--nodes=7"}, "nothing is left in its queue"),
+        ("recipes/mine.yaml x.txt", {"BERTPIPE_SBATCH": "--partition=none"}, "nothing is left in its queue"),
     ],
 )
 def test_what_cannot_be_submitted_leaves_nothing_in_the_queue(

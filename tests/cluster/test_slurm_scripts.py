@@ -106,14 +106,11 @@ def test_a_container_and_modules_are_used_where_the_environment_names_them(site:
     for image in ("bert.sif", "bert.sqsh"):
         (site.folder / image).touch()
     # What these programs would be told; none of them is at hand.
-    for name in ("apptainer", "srun"):
+    for name in ("apptainer", "srun", "module"):
         write_program(site.folder / "venv/bin" / name, f'echo "{name} $*" >> {said}')
     (site.folder / "venv/bin/bertpipe").unlink()
     program = {"PATH": f"{site.folder / 'venv/bin'}:{site.environment['PATH']}"}
-    modules = {
-        "BERTPIPE_MODULES": "cuda/12.4 gcc/13",
-        "BASH_FUNC_module%%": f'() {{ echo "module $*" >> {said}; }}',
-    }
+    modules = {"BERTPIPE_MODULES": "cuda/12.4 gcc/13"}
     root, data = site.folder, "/data:/data"
     for environment in ({"BERTPIPE_CONTAINER": "bert.sif"} | modules, {"BERTPIPE_CONTAINER": "bert.sqsh"}):
         mounts = {"BERTPIPE_MOUNTS": data} if "sqsh" in environment["BERTPIPE_CONTAINER"] else {}
