@@ -22,7 +22,7 @@ def undisturbed(cli: Any, shards: Path, tmp_path_factory: pytest.TempPathFactory
     return folder / "undisturbed"
 
 
-@pytest.mark.parametrize("stage", ["zero0", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("stage", ["zero0", "zero2", "zero3"])
 def test_losses_go_on_over_4_2_1_and_2_ranks(
     stage: str, undisturbed: Path, cli: Any, shards: Path, tmp_path: Path
 ) -> None:
@@ -34,13 +34,17 @@ def test_losses_go_on_over_4_2_1_and_2_ranks(
     assert difference < 1e-5
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_any_stage_takes_up_any_other(optimizer: str, tmp_path: Path) -> None:
-    cases = [f"{name} fp32 {optimizer}" for name in CONFIGURATIONS]
-    elastic_runs.states(tmp_path, 2, cases)
-    for ranks in (1, 3):
-        found = elastic_runs.states(tmp_path, ranks, pairs=list(itertools.product(cases, cases)))
-        assert len(found) == len(cases) ** 2
+def test_any_stage_takes_up_any_other(tmp_path: Path) -> None:
+    cases = [[f"{name} fp32 {optimizer}" for name in CONFIGURATIONS] for optimizer in OPTIMIZERS]
+    elastic_runs.states(tmp_path, 2, [*itertools.chain(*cases)])
+    # Alone, any other; three ranks, the next but one.
+    pairs = {
+        1: [*itertools.product(cases[0], cases[0])],
+        3: [pair for each in cases for pair in zip(each, each[2:] + each[:2], strict=True)],
+    }
+    for ranks in pairs:
+        found = elastic_runs.states(tmp_path, ranks, pairs=pairs[ranks])
+        assert len(found) == len(pairs[ranks])
         assert {pair: each["differs"] for pair, each in found.items() if each["differs"]} == {}
 
 
