@@ -32,14 +32,14 @@ def as_text(lines: Sequence[Line]) -> str:
 def as_table(lines: Sequence[Line]) -> dict[str, Any]:
     """A row a mask and evaluation."""
     rows = [
-        [line["step"], line.get("branch", 0), sentence["text"], number, expected, *_columns(found)]
+        [line["step"], sentence["text"], expected, *_columns(found), number, line.get("branch", 0)]
         for line in lines
         for sentence in line["predictions"]
         for number, (expected, found) in enumerate(
             zip(sentence["expected"], sentence["found"], strict=True), start=1
         )
     ]
-    columns = ["step", "branch", "sentence", "mask", "expected", "first", "probability", "then"]
+    columns = ["step", "sentence", "expected", "first", "probability", "then", "mask", "branch"]
     return {"columns": columns, "data": rows}
 
 

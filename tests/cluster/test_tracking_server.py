@@ -173,7 +173,9 @@ def test_a_server_that_is_killed_and_comes_back_stops_nothing_and_misses_nothing
     assert run.held() == written
     client, found = run.known()
     assert found.info.status == "KILLED"
-    assert {item.path for item in client.list_artifacts(found.info.run_id)} == {"recipe.yaml", "vocab"}
+    assert {item.path for item in client.list_artifacts(found.info.run_id)} == {
+        "recipe.yaml", "environment.json", "vocab", "pictures", "predictions.txt", "predictions.json",
+    }  # fmt: skip
     assert (Path(client.download_artifacts(found.info.run_id, "recipe.yaml"))).read_text() == (
         run.folder / "recipe.yaml"
     ).read_text()
@@ -302,7 +304,7 @@ def address_of(run: Run, said: str) -> str:
 def test_the_page_of_a_run_draws_its_curves_in_groups(late: Any, browser: Browser) -> None:
     run, (_, said) = late
     address = address_of(run, said).replace("?", "/model-metrics?")
-    names = {name for line in run.lines() for name in line if name != "time"}
+    names = {name for line in run.lines() for name in line if name not in ("time", "branch")}
     page = browser.read(address, lambda page: page.count("js-line") >= len(names))
     read = words(page)
     for group in ("train", "held_out", "optimizer", "speed", "progress"):
@@ -326,6 +328,35 @@ def test_the_page_of_a_run_shows_what_it_was_made_from_and_with(late: Any, brows
     assert "Evaluation runs" not in read, "shown among prompts and traces"
     for name, value in (("phases.0.micro_batch", "16"), ("masking.rate", "0.15")):
         assert f"{name} {value}" in read
+
+
+def test_the_page_of_a_pipeline_leads_to_its_stages_and_a_stages_page_to_its_data(
+    late: Any, browser: Browser
+) -> None:
+    run, (_, said) = late
+    _, found = run.known()
+    parent = found.data.tags["mlflow.parentRunId"]
+    address = address_of(run, said)
+    read = words(browser.read(address, lambda page: "Datasets" in words(page) and "train" in words(page)))
+    assert "Parent run late" in read
+    assert re.search(r"train \([0-9a-f]{32}\) Training", read), read
+    read = words(
+        browser.read(address.replace(found.info.run_id, parent), lambda page: "Child runs" in words(page))
+    )
+    for stage in ("vocab", "shard", "pretrain"):
+        assert f"late/{stage}" in read
+
+
+def test_the_page_of_a_run_shows_its_pictures_and_predictions(late: Any, browser: Browser) -> None:
+    run, (_, said) = late
+    artefact = address_of(run, said).replace("?", "/artifacts/{}?")
+    page = browser.read(
+        artefact.format("pictures/learning_curves.png"), lambda page: "<img" in page and "KB" in words(page)
+    )
+    assert "learning_curves.png" in words(page)
+    read = words(browser.read(artefact.format("predictions.json"), lambda page: "[MASK]" in words(page)))
+    for column in ("step", "sentence", "expected", "first"):
+        assert column in read
 
 
 def test_the_page_of_a_run_shows_its_recipe(late: Any, browser: Browser) -> None:

@@ -122,9 +122,3 @@ def test_a_server_that_is_away_costs_a_stage_a_warning(
     assert "warning: http://127.0.0.1:9 does not take this shard (" in said
     assert "warning: http://127.0.0.1:9 does not take this evaluate (" in said
     assert "hunter2" not in said
-
-
-def test_a_pipeline_without_a_name_is_refused(cli: Any, tmp_path: Path) -> None:
-    done = cli("shard", "x.txt", "-o", tmp_path / "S", "--pipeline", " ")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "--pipeline is empty" in done.stderr

@@ -119,5 +119,5 @@ def test_predictions_are_a_text_newest_first_and_a_table_oldest_first() -> None:
         "step 2\n  a [MASK]\n    mat: mat 50.0%, hat 25.0%\n"
     )
     table = as_table(lines)
-    assert table["data"][0] == [2, 0, "a [MASK]", 1, "mat", "mat", 0.5, "hat 25.0%"]
+    assert table["data"][0] == [2, "a [MASK]", "mat", "mat", 0.5, "hat 25.0%", 1, 0]
     assert [len(row) for row in table["data"]] == [len(table["columns"])] * 2
