@@ -27,7 +27,7 @@ from pipeline.ending import end_at_once
 from pipeline.errors import InputError, RunFailed
 from pipeline.training.fragments import fragments_of
 from pipeline.training.settings import ZeroSettings
-from pipeline.training.universal import WholeStates
+from pipeline.training.universal import WholeStates, plain_path
 from pipeline.training.world import (
     World,
     device_of,
@@ -339,7 +339,8 @@ class Engine:
 
     def load(self, folder: Path) -> None:
         """Take up the state that `save` wrote, bit for bit; every rank calls it."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
+        with plain_path(folder) as plain:
+            path, _ = self._engine.load_checkpoint(str(plain), tag=TAG)
         if path is None:
             raise RunFailed(
                 f"DeepSpeed found nothing to load in {folder / TAG}; remove the folder and resume"

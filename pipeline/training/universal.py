@@ -14,8 +14,8 @@ Example:
 import io
 import os
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,15 +48,13 @@ def convert(source: Path, output: Path) -> None:
     """
     from deepspeed.checkpoint import ds_to_universal
 
-    source, output = source.absolute(), output.absolute()
-    together = os.path.commonpath([source, output])
-    # Paths that hold names of ours alone: DeepSpeed makes patterns of them, which a `[` or a `+` would spoil.
+    together = Path(os.path.commonpath([source.absolute(), output.absolute()]))
     # It prints its progress, which is nobody's.
-    with chdir(together), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with plain_path(together) as folder, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         ds_to_universal.main(
             Namespace(
-                input_folder=str(source.relative_to(together)),
-                output_folder=str(output.relative_to(together) / _UNIVERSAL),
+                input_folder=str(folder / source.absolute().relative_to(together)),
+                output_folder=str(folder / output.absolute().relative_to(together) / _UNIVERSAL),
                 # Workers would be forks of a rank, in the middle of its threads and connections.
                 num_extract_workers=1,
                 num_merge_workers=1,
@@ -66,6 +64,17 @@ def convert(source: Path, output: Path) -> None:
                 inject_missing_state=True,
             )
         )
+
+
+@contextmanager
+def plain_path(folder: Path) -> Iterator[Path]:
+    """A path of `folder` without signs: DeepSpeed makes patterns of paths, which a `[` or a `+` would spoil."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        path = Path(f"/proc/self/fd/{opened}")
+        yield path if path.is_dir() else folder
+    finally:
+        os.close(opened)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from workshop import elastic_runs, processes
 from workshop.elastic_runs import Leg
 
 CONFIGURATIONS = ("zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
-OPTIMIZERS = ("adamw", "bert_adam", "a group each")
+OPTIMIZERS = ("adamw", "bert_adam", "lamb", "a group each")
 
 
 @pytest.fixture(scope="module")

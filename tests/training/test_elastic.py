@@ -20,6 +20,7 @@ from workshop.elastic_runs import Leg
 ADAMW = [f"{name} fp32 adamw" for name in ("zero0", "zero1", "zero2_offload", "zero3")]
 BF16 = [f"{name} bf16 adamw" for name in ("zero1", "zero3")]
 BERT_ADAM = [f"{name} fp32 bert_adam" for name in ("zero2", "zero3")]
+LAMB = [f"{name} fp32 lamb" for name in ("zero1", "zero3")]
 # Of two ranks, one holds nothing of the smallest weight.
 GROUPS = [f"{name} fp32 a group each" for name in ("zero0", "zero1", "zero3")]
 
@@ -29,7 +30,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small networks' checkpoints, written by two ranks, and what two ranks made of some of them."""
     folder = tmp_path_factory.mktemp("states")
     again = [*zip(GROUPS, [*GROUPS[1:], GROUPS[0]], strict=True), (ADAMW[0], ADAMW[2]), (ADAMW[3], ADAMW[3])]
-    elastic_runs.states(folder, 2, [*ADAMW, *BF16, *BERT_ADAM, *GROUPS], again)
+    elastic_runs.states(folder, 2, [*ADAMW, *BF16, *BERT_ADAM, *LAMB, *GROUPS], again)
     return folder
 
 
@@ -39,7 +40,7 @@ def test_weights_moments_and_counts_are_the_checkpointed_ones_to_the_last_bit_at
 ) -> None:
     pairs = [
         *itertools.product(ADAMW, ADAMW),
-        *[pair for each in (BF16, BERT_ADAM) for pair in (each, each[::-1])],
+        *[pair for each in (BF16, BERT_ADAM, LAMB) for pair in (each, each[::-1])],
     ]
     alone = elastic_runs.states(written, 1, pairs=pairs)
     together = json.loads((written / "found-2.json").read_text())
@@ -57,6 +58,9 @@ def test_losses_go_on_over_other_ranks_and_stages_as_if_nothing_had_changed(
     cli: Any, shards: Path, tmp_path: Path
 ) -> None:
     legs = [Leg(4, "zero1"), Leg(2, "zero1"), Leg(1, "zero3", micro_batch=16), Leg(2, "zero1", micro_batch=8)]
+    # DeepSpeed makes patterns of paths.
+    tmp_path = tmp_path / "a+b (odd) [1]"
+    tmp_path.mkdir()
     elastic_runs.train(cli, tmp_path, shards, 4, Leg(1, "zero0", micro_batch=16), "undisturbed")
     run = tmp_path / "run"
     folder = run / "checkpoints"
