@@ -338,7 +338,7 @@ class Engine:
         return held.states
 
     def load(self, folder: Path) -> None:
-        """Take up the state that `save` wrote, bit for bit; every rank calls it."""
+        """Take up the state that a checkpoint holds, bit for bit; every rank calls it."""
         with plain_path(folder) as plain:
             path, _ = self._engine.load_checkpoint(str(plain), tag=TAG)
         if path is None:
