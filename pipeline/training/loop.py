@@ -172,6 +172,7 @@ class Training:
         and teach nothing.
         """
         if turn.failure is not None:
+            self._settle()
             raise turn.failure
         if not turn.masked and turn.lost:
             raise_once(
@@ -190,6 +191,7 @@ class Training:
         return None
 
     def _fail(self, verdict: Verdict) -> NoReturn:
+        self._settle()
         raise_once(
             RunFailed(
                 f"{verdict.reason}; lower learning_rate or raise warmup_steps, in a new run, or choose another of "
@@ -205,6 +207,7 @@ class Training:
         due = bool(every) and (now or step % every == 0 or self._is_due(recipe.checkpoint.every))
         verdict = self._guard.on_drift(step, drifted(self._engine, self._world)) if due else None
         if verdict is not None and verdict.action == "stop":
+            self._settle()
             raise_once(
                 RunFailed(
                     f"{verdict.reason}, which no recipe can cause: look at the memory and devices of that node, then "
@@ -272,8 +275,12 @@ class Training:
 
     def _stop(self, signal_number: int, log: Log) -> NoReturn:
         if self._standing.step > self._saved:
-            self._look_for_drift(now=True)
-            self._save(log, is_needed=True)
+            if (verdict := self._look_for_drift(now=True)) is None:
+                self._save(log, is_needed=True)
+            else:
+                self._display.say(
+                    f"warning: {verdict.reason}; what came after step {self._saved} is not saved"
+                )
         self._settle(is_needed=True)
         raise Stopped(
             f"stopped by {signal.Signals(signal_number).name} after step {self._standing.step}; "

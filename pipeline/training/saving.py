@@ -23,7 +23,7 @@ from typing import Any
 from model.config import ModelConfig
 from pipeline import storage
 from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
-from pipeline.errors import Echo, RunFailed
+from pipeline.errors import BertpipeError, Echo, RunFailed
 from pipeline.policies import CheckpointPolicy
 from pipeline.training.checkpoints import (
     FOLDER,
@@ -87,7 +87,10 @@ class Saver:
                 remove(temporary)
                 temporary.mkdir()
 
-        on_first_rank(self._world, self._device, begin)
+        try:
+            on_first_rank(self._world, self._device, begin)
+        except BertpipeError as error:  # on all ranks
+            return error
         with refused_writes(final):
             states = engine.states(temporary)
         weights = engine.fp32_weights()
@@ -177,7 +180,9 @@ class _Job:
         self.temporary = temporary
         self.failure: Exception | None = None
         self.abandoned = threading.Event()
-        self._write, self._commit = write, commit
+        # Let go of when done: they hold copies of a rank's whole state.
+        self._write: Callable[[], None] | None = write
+        self._commit = commit
         self._written = threading.Event()
         # When all ranks were known to have written (monotonic seconds).
         self._all_written: float | None = None
@@ -189,8 +194,7 @@ class _Job:
             self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
             self._thread.start()
         else:
-            self._try(self._write)
-            self._written.set()
+            self._write_part()
 
     @property
     def is_busy(self) -> bool:
@@ -208,9 +212,8 @@ class _Job:
             self.abandoned.set()
         if self._thread is not None:
             self._thread.join()
-        elif not abandoned and self._commit is not None:
-            commit = self._commit
-            self._try(lambda: commit(self))
+        elif not abandoned:
+            self._commit_all()
 
     def is_overdue(self) -> bool:
         """Whether what all ranks have written should long be seen by all."""
@@ -220,10 +223,18 @@ class _Job:
         )
 
     def _run(self) -> None:
-        self._try(self._write)
+        self._write_part()
+        self._commit_all()
+
+    def _write_part(self) -> None:
+        if self._write is not None:
+            self._try(self._write)
+        self._write = None
         self._written.set()
-        commit = self._commit
-        if self.failure is None and commit is not None:
+
+    def _commit_all(self) -> None:
+        commit, self._commit = self._commit, None
+        if commit is not None and self.failure is None:
             self._try(lambda: commit(self))
 
     def _try(self, work: Callable[[], None]) -> None:
