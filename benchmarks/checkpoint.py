@@ -35,7 +35,8 @@ from pipeline.demo import write_corpus
 from pipeline.policies import CheckpointPolicy
 from pipeline.recipe import read_recipe
 from pipeline.training.checkpoints import CheckpointInfo, newest_first
-from pipeline.training.engine import Engine, join_world, leave_world
+from pipeline.training.engine import Engine
+from pipeline.training.joining import join_world, leave_world
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.saving import Saver
 from pipeline.training.settings import read_settings

@@ -38,3 +38,8 @@ class Stopped(BertpipeError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, in one line; its kind, where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -24,7 +24,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 
 _MEMBER_BYTES = 1 << 18  # of compressed bytes, read at once
 
@@ -97,7 +97,7 @@ def open_plain(path: str, byte_range: ByteRange | None = None) -> Iterator[IO[by
         raise InputError(f"{path} ends too early; copy or compress it anew") from error
     except (zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         reason = getattr(error, "strerror", None)
-        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        detail = first_line(error)
         # The system's own errors have a number; those of a decompressor don't.
         if reason or suffix is None:
             raise InputError(f"cannot read {path}: {reason or detail}") from error

@@ -21,7 +21,7 @@ from pipeline import storage
 from pipeline.corpus.json_lines import parsed_texts
 from pipeline.corpus.text_files import Parsed
 from pipeline.corpus.utf8 import Policy
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 
 READ_BYTES = (
     1 << 20
@@ -45,7 +45,7 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
         reason = getattr(error, "strerror", None)
         if reason:
             raise InputError(f"cannot read {path}: {reason}") from error
-        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        detail = first_line(error)
         raise InputError(f"{path} is no whole Parquet file ({detail}); copy or write it anew") from error
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import lineage
-from pipeline.errors import InputError, RunFailed
+from pipeline.errors import InputError, RunFailed, first_line
 from pipeline.training.checkpoints import CheckpointInfo
 from pipeline.training.engine import TAG, Engine
 from pipeline.training.memory import gib
@@ -100,7 +100,7 @@ def _convert(checkpoint: Path, folder: Path, info: CheckpointInfo) -> None:
         convert(checkpoint / TAG, folder)
     except (OSError, RuntimeError, AssertionError, LookupError, ValueError, TypeError) as error:
         # What a disk refuses, which torch reports as a RuntimeError, or what DeepSpeed can't make sense of.
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise RunFailed(
             f"cannot convert the optimizer's state of {checkpoint}: {reason}; {remedy}"
         ) from error

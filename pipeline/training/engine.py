@@ -12,19 +12,13 @@ Example:
 
 import gc
 import io
-import logging
 import math
 import os
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.ending import end_at_once
-from pipeline.errors import InputError, RunFailed
+from pipeline.errors import InputError, RunFailed, first_line
 from pipeline.training.fragments import fragments_of
 from pipeline.training.settings import ZeroSettings
 from pipeline.training.universal import WholeStates, plain_path
@@ -33,7 +27,6 @@ from pipeline.training.world import (
     device_of,
     exchange_over_ranks,
     gather_over_ranks,
-    local_devices,
     sum_over_ranks,
 )
 from pipeline.training.zero_parts import put_states
@@ -43,99 +36,6 @@ if TYPE_CHECKING:
 
 # The folder of DeepSpeed's files inside a checkpoint.
 TAG = "engine"
-
-
-def join_world(world: World) -> None:
-    """Connect this process with the other ranks: NCCL on GPUs, gloo on CPUs. Called once a process."""
-    os.environ.update(world.environment())
-    end_at_once()
-    _hush()
-    import torch
-
-    from pipeline.training.uncompiled import without_compiler
-
-    with _without_mlflow(), without_compiler():
-        import deepspeed
-        import deepspeed.ops
-
-    # What init_distributed asks before it compiles, for 40 s, an op that only inference uses. Asked itself,
-    # DeepSpeed would try the compiler for each of its ops, on every rank.
-    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
-    _without_muon()
-    if local_devices():
-        # DeepSpeed takes LOCAL_RANK for the device's number, which it isn't where each rank sees one device only.
-        os.environ["LOCAL_RANK"] = device_of(world).partition(":")[2]
-        torch.cuda.set_device(device_of(world))
-    try:
-        deepspeed.init_distributed(dist_backend="nccl" if local_devices() else "gloo", verbose=False)
-    except RuntimeError as error:
-        where = f"{world.address}:{world.port}"
-        raise RunFailed(
-            f"rank {world.rank} cannot meet the others at {where}: {_first_line(error)}"
-        ) from error
-
-
-def _hush() -> None:
-    """Before DeepSpeed is imported: no probing for accelerators that aren't there, no log on standard output."""
-    if not local_devices():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # DeepSpeed calls collectives by names that torch is about to change: nothing a user can do about.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    # DeepSpeed sets its logger's level at import; a filter stays.
-    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
-
-
-def check_zero(settings: ZeroSettings) -> None:
-    """Hold a user's own JSON against DeepSpeed's own schema; the shipped ones are known to be good.
-
-    Raises InputError naming what DeepSpeed doesn't take.
-    """
-    if settings.is_shipped:
-        return
-    _hush()
-    with _without_mlflow():
-        from deepspeed.runtime.zero.config import get_zero_config
-    try:
-        get_zero_config(settings.values)
-    except ValueError as error:  # pydantic's, whose first line only counts
-        said = " ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise InputError(f"deepspeed: {settings.path}: {said or _first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-@contextmanager
-def _without_mlflow() -> Iterator[None]:
-    """Keep DeepSpeed from importing MLflow for its autotuner, which a second of every rank's start went into."""
-    unloaded = "mlflow" not in sys.modules
-    if unloaded:
-        sys.modules["mlflow"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if unloaded:
-            del sys.modules["mlflow"]
-
-
-def _without_muon() -> None:
-    """Keep ZeRO from importing an optimizer that no recipe names, whose kernels torch's compiler would prepare.
-
-    ZeRO only asks whether an optimizer is one; loading it took a fifth of a rank's start.
-    """
-    for name, content in (("muon_optimizer", "MuonWithAuxAdam"), ("original_muon", "muon_update")):
-        placeholder = ModuleType(f"deepspeed.runtime.zero.muon.{name}")
-        setattr(placeholder, content, type(content, (), {}))
-        sys.modules.setdefault(placeholder.__name__, placeholder)
-
-
-def leave_world() -> None:
-    """Part from the other ranks, so that the process ends without torch's warnings."""
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 class Engine:
@@ -187,7 +87,7 @@ class Engine:
                 )
         except (AssertionError, ValueError, KeyError, NotImplementedError, ZeRORuntimeException) as error:
             raise InputError(
-                f"deepspeed: {settings.path}: DeepSpeed refuses it: {_first_line(error)}"
+                f"deepspeed: {settings.path}: DeepSpeed refuses it: {first_line(error)}"
             ) from error
         if isinstance(optimizer, Lamb) and self.stage:
             optimizer.divide(

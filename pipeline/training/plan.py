@@ -23,7 +23,7 @@ from pipeline.corpus.words import has_words
 from pipeline.objectives import OBJECTIVES, Objective
 from pipeline.recipe import Recipe
 from pipeline.training import preflight
-from pipeline.training.engine import check_zero
+from pipeline.training.joining import check_zero
 from pipeline.training.ops import check_ops
 from pipeline.training.room import refuse_what_does_not_fit
 from pipeline.training.run_folder import History, check_folder, with_known_lanes

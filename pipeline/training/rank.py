@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import BertpipeError, RunFailed
+from pipeline.errors import BertpipeError, RunFailed, first_line
 from pipeline.progress import say
 from pipeline.tracking.run_page import ONE_NODE
 from pipeline.tracking.tracker import Tracker, node_name, open_tracker
-from pipeline.training.engine import join_world, leave_world
 from pipeline.training.heartbeat import beating
+from pipeline.training.joining import join_world, leave_world
 from pipeline.training.loop import Training
 from pipeline.training.metrics import open_log
 from pipeline.training.plan import Plan
@@ -81,7 +81,7 @@ def _holding(folder: RunFolder | None, world: World) -> Iterator[None]:
     except BaseException as error:
         known = _lost_peer(error, world) or error
         code = known.exit_code if isinstance(known, BertpipeError) else 1
-        said = (str(known).splitlines() or [type(known).__name__])[0]
+        said = first_line(known)
         raise
     finally:
         if folder is not None:
@@ -93,8 +93,7 @@ def _lost_peer(error: BaseException, world: World) -> RunFailed | None:
     """What a collective's error says where another rank is gone; None for other errors."""
     if world.size == 1 or not isinstance(error, RuntimeError) or not is_lost_peer(error):
         return None
-    reason = (str(error).splitlines() or ["no reason given"])[0]
-    return RunFailed(f"rank {world.rank} lost another rank: {reason}")
+    return RunFailed(f"rank {world.rank} lost another rank: {first_line(error)}")
 
 
 def _announce(plan: Plan, step: int) -> None:

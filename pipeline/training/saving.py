@@ -23,7 +23,7 @@ from typing import Any
 from model.config import ModelConfig
 from pipeline import storage
 from pipeline.corpus.vocabulary import Vocabulary, save_vocabulary
-from pipeline.errors import BertpipeError, Echo, RunFailed
+from pipeline.errors import BertpipeError, Echo, RunFailed, first_line
 from pipeline.policies import CheckpointPolicy
 from pipeline.training.checkpoints import (
     FOLDER,
@@ -253,7 +253,7 @@ def refused_writes(final: Path) -> Iterator[None]:
         # torch reports a full disk as a RuntimeError of its zip writer; a rank that is gone is no disk's fault.
         if is_lost_peer(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise RunFailed(
             f"cannot write the checkpoint {final}: {reason}; free some room and run the same command again"
         ) from error

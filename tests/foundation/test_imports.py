@@ -45,7 +45,12 @@ ROAD = (
 DOORS = {
     # Training's door; that of its compiled ops, which are built and taken up before training begins; and that of its
     # universal checkpoints, by which a run goes on with other ranks.
-    "deepspeed": {"pipeline.training.engine", "pipeline.training.ops", "pipeline.training.universal"},
+    "deepspeed": {
+        "pipeline.training.engine",
+        "pipeline.training.joining",
+        "pipeline.training.ops",
+        "pipeline.training.universal",
+    },
     "matplotlib": {"pipeline.tracking.plots"},
     "mlflow": {"pipeline.tracking.server"},
     "psutil": {"pipeline.tracking.system"},

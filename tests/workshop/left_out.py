@@ -8,7 +8,8 @@ import torch
 from model.bert import BertForPretraining
 from model.config import preset
 from pipeline.recipe import recipe_from
-from pipeline.training.engine import Engine, join_world, leave_world
+from pipeline.training.engine import Engine
+from pipeline.training.joining import join_world, leave_world
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.probe import probe_input
 from pipeline.training.settings import read_settings

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from pipeline.recipe import Recipe, recipe_from
-from pipeline.training.engine import Engine, join_world, leave_world
+from pipeline.training.engine import Engine
+from pipeline.training.joining import join_world, leave_world
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.settings import ZeroSettings, read_settings
 from pipeline.training.uncompiled import without_compiler

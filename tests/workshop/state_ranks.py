@@ -15,7 +15,8 @@ import torch
 from pipeline.recipe import recipe_from
 from pipeline.training.checkpoints import CheckpointInfo
 from pipeline.training.elastic import load_elsewhere
-from pipeline.training.engine import Engine, join_world, leave_world
+from pipeline.training.engine import Engine
+from pipeline.training.joining import join_world, leave_world
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.settings import read_settings
 from pipeline.training.uncompiled import AdamW as TorchAdamW
