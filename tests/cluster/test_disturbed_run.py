@@ -53,12 +53,12 @@ def story(slurm: str, tmp_path_factory: pytest.TempPathFactory, python_english: 
     waits = site.submit(f"sbatch --dependency=afterok:{job} --kill-on-invalid-dep=yes --wrap=true")
 
     for number, disturb in enumerate((make_room, kill_a_rank, requeue, lose_a_node, preempt, strike), 1):
-        wait_for_steps(site, job, 4 * number, start=number)
+        wait_for_training(site, job, number, 4 * number)
         if disturb is requeue:
             told.status = json.loads(site.run("venv/bin/bertpipe status RUNS/mine --json").stdout)
         disturb(site, job)
         told.waiting.append(site.shown(waits)["JobState"])
-    wait_for_steps(site, job, 28, start=7)
+    wait_for_training(site, job, 7, 28)
     site.run(f"scancel --signal=TERM {job}")
     site.wait(job, waits)
     told.waiting.append(site.shown(waits)["JobState"])
@@ -66,6 +66,12 @@ def story(slurm: str, tmp_path_factory: pytest.TempPathFactory, python_english: 
     told.last = site.submit(PRETRAIN)
     site.wait(told.last)
     return told
+
+
+def wait_for_training(site: Any, job: int, start: int, steps: int) -> None:
+    """Until the `start`th start has trained a step of its own, and the run `steps` in all."""
+    wait_for_steps(site, job, 0, start=start)
+    wait_for_steps(site, job, max(steps, len(metrics(site.folder)) + 1), start=start)
 
 
 def make_room(site: Any, job: int) -> None:
