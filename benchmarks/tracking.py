@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,18 +58,28 @@ def rounds_of(seconds: float) -> int:
     return round(1000 * seconds / (time.thread_time() - began))
 
 
-def steps(log, rounds: int, first: int, count: int) -> tuple[int, list[float], list[float]]:
-    """The number of the next step, the seconds of each of these, and of what it spent on its record."""
-    whole, own = [], []
-    for step in range(first, first + count):
-        began = time.perf_counter()
+@dataclass
+class Steps:
+    """What some steps took, in seconds; processor times of the thread, so that no other program counts."""
+
+    elapsed: float = 0.0
+    computed: float = 0.0
+    recorded: float = 0.0
+    count: int = 0
+
+
+def steps(log, rounds: int, taken: Steps, count: int) -> float:
+    """Do so many steps, added to those taken; the seconds that they took."""
+    began = time.perf_counter()
+    for _ in range(count):
+        started = time.thread_time()
         work(rounds)
-        recorded = time.perf_counter()
-        log.append({"step": step, **FIGURES, "time": round(time.time(), 3)})
-        ended = time.perf_counter()
-        whole.append(ended - began)
-        own.append(ended - recorded)
-    return first + count, whole, own
+        computed = time.thread_time()
+        taken.count += 1
+        log.append({"step": taken.count, **FIGURES, "time": round(time.time(), 3)})
+        taken.computed += computed - started
+        taken.recorded += time.thread_time() - computed
+    return time.perf_counter() - began
 
 
 def processor_seconds(pid: int) -> float:
@@ -87,6 +98,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20, help="of a part with the sender and one without")
     parser.add_argument("--steps", type=int, default=40, help="of a part")
     parser.add_argument("--busy", action="store_true", help="have all other cores compute, too")
+    parser.add_argument("--uri", help="a server that runs already, instead of a database file")
     chosen = parser.parse_args()
     cores = available_cores()
     burners = [
@@ -95,41 +107,39 @@ def main() -> None:
     for burner in burners:
         burner.start()
     rounds = rounds_of(_STEP)
-    ratios, whole, lines, used = [], [], [], 0.0
+    ratios, before, taken = [], Steps(), Steps()
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         run.mkdir()
-        policy = TrackingPolicy(uri=f"sqlite:///{folder}/mlflow.db")
+        policy = TrackingPolicy(uri=chosen.uri or f"sqlite:///{folder}/mlflow.db")
         record = RunRecord(parameters=FIGURES, tags={})
         tracker = open_tracker(policy, run, record, is_first=True, samples=True, node=ONE_NODE)
         assert isinstance(tracker, ProcessTracker)
         with open_log(run, after=0, is_first=True) as log, tracker:
             # Its start is told apart: a run has one, and steps for days.
-            step = 1
             while "run_id" not in ((run / TRACKING).read_text() if (run / TRACKING).exists() else ""):
-                step = steps(log, rounds, step, 5)[0]
-            step = steps(log, rounds, step, 30)[0]
+                steps(log, rounds, before, 5)
+            steps(log, rounds, before, 60)
             at_start = processor_seconds(tracker.process_id)
+            taken.count = before.count
             for _ in range(chosen.pairs):
                 os.kill(tracker.process_id, signal.SIGSTOP)
-                step, without, _ = steps(log, rounds, step, chosen.steps)
+                without = steps(log, rounds, taken, chosen.steps)
                 os.kill(tracker.process_id, signal.SIGCONT)
                 # What waited meanwhile falls into this part: twice what a run's would have.
-                step, having, own = steps(log, rounds, step, chosen.steps)
-                ratios.append(sum(having) / sum(without))
-                whole += [*without, *having]
-                lines += own
+                ratios.append(steps(log, rounds, taken, chosen.steps) / without)
             used = processor_seconds(tracker.process_id) - at_start
     for burner in burners:
         burner.kill()
-    own_share, sender_share = statistics.mean(lines) / _STEP, used / (len(whole) * _STEP)
+    count = taken.count - before.count
+    # Both by the processor's own clock: the machine may be slower than when the steps were measured out.
+    step = taken.computed / count
+    own_share, sender_share = taken.recorded / count / step, used / count / step
     ratios.sort()
-    said = (
-        f"a step's line on record {statistics.mean(lines) * 1e3:.3f} ms: {own_share:.2%} of a step of 100 ms"
+    print(f"a step's line on record: {own_share:.2%} of a step ({taken.recorded / count * 1e3:.3f} ms)")
+    print(
+        f"the sender: {sender_share:.2%} of a core ({used / count * 1e3:.2f} ms a step); its start {at_start:.1f} s"
     )
-    print(said)
-    said = f"the sender {used / len(whole) * 1e3:.3f} ms of a core a step, {sender_share:.2%} of a core"
-    print(f"{said}; its start {at_start:.1f} core-seconds")
     print(f"taken of {cores} cores that all compute: {own_share + sender_share / cores:.2%} of step time")
     print(f"ratio of step times, twice the sending against none: {statistics.median(ratios):.4f} "
           f"[{ratios[0]:.3f} to {ratios[-1]:.3f}], {len(ratios)} pairs")  # fmt: skip
