@@ -21,7 +21,8 @@ from pipeline.status.facts import Facts, facts_of
 from pipeline.status.folder import RunFiles
 from pipeline.status.page import page, size, span, table
 from pipeline.status.watching import RunsConfig, read, run_list
-from pipeline.training import checkpoints, heartbeat, lock, restarts, run_folder, server_run
+from pipeline.tracking import server_run
+from pipeline.training import checkpoints, heartbeat, lock, restarts, run_folder
 from workshop.recipes import small_recipe
 
 STEPS = 1000
