@@ -5,9 +5,6 @@ what it has learned in the end is what the undisturbed run learned, bit for bit.
 """
 
 import json
-import os
-import signal
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 
 from workshop.cluster_runs import learned, metrics, recorded, starts, wait_for_steps, wait_until
 from workshop.cluster_site import PRETRAIN, make_site
+from workshop.job_faults import kill_ranks, make_room, meet_the_time_limit, requeue
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -52,7 +50,9 @@ def story(slurm: str, tmp_path_factory: pytest.TempPathFactory, python_english: 
     job = told.first
     waits = site.submit(f"sbatch --dependency=afterok:{job} --kill-on-invalid-dep=yes --wrap=true")
 
-    for number, disturb in enumerate((make_room, kill_a_rank, requeue, lose_a_node, preempt, strike), 1):
+    for number, disturb in enumerate(
+        (make_room, kill_a_rank, requeue, lose_a_node, preempt, meet_the_time_limit), 1
+    ):
         wait_for_training(site, job, number, 4 * number)
         if disturb is requeue:
             told.status = json.loads(site.run("venv/bin/bertpipe status RUNS/mine --json").stdout)
@@ -74,18 +74,8 @@ def wait_for_training(site: Any, job: int, start: int, steps: int) -> None:
     wait_for_steps(site, job, max(steps, len(metrics(site.folder)) + 1), start=start)
 
 
-def make_room(site: Any, job: int) -> None:
-    """What SLURM does ahead of the time limit, asked for by a person."""
-    site.run(f"scancel --signal=USR1 {job}")
-
-
 def kill_a_rank(site: Any, job: int) -> None:
-    for pid in site.pids(job, "n2"):
-        os.kill(pid, signal.SIGKILL)
-
-
-def requeue(site: Any, job: int) -> None:
-    site.run(f"scontrol requeue {job}")
+    kill_ranks(site, job, "n2")
 
 
 def lose_a_node(site: Any, job: int) -> None:
@@ -96,29 +86,6 @@ def lose_a_node(site: Any, job: int) -> None:
 
 def preempt(site: Any, job: int) -> None:
     site.submit("sbatch --partition=urgent --nodes=2 --exclusive --wrap='sleep 1'")
-
-
-def strike(site: Any, job: int) -> None:
-    """Let the time limit come near while the ranks hold still: SLURM looks at limits every half minute."""
-    pids = [pid for node in ("n1", "n2") for pid in site.pids(job, node)]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    site.run(f"scontrol update jobid={job} TimeLimit=5")
-    wait_until(lambda: all(map(is_warned, pids)), lambda: site.output(job), seconds=60)
-    # The next start has its time again.
-    site.run(f"scontrol update jobid={job} TimeLimit=30")
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-
-def is_warned(pid: int) -> bool:
-    """Whether SIGUSR1 waits for a process that holds still."""
-    with suppress(OSError):
-        lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        pending = int(lines["ShdPnd"], 16) | int(lines["SigPnd"], 16)
-        return bool(pending & 1 << (signal.SIGUSR1 - 1))
-    return True
 
 
 def test_the_losses_are_those_of_the_undisturbed_run_to_the_last_bit(story: Story, undisturbed: Any) -> None:

@@ -43,7 +43,7 @@ def recorded(folder: Path, uri: str | None = None) -> tuple[str, list[int]]:
     return run.info.status, [point.step for point in points]
 
 
-def wait_until(happened: Callable[[], Any], say: Callable[[], str], seconds: float = 300) -> Any:
+def wait_until(happened: Callable[[], Any], say: Callable[[], str] = lambda: "", seconds: float = 300) -> Any:
     """What `happened` returns once that is true; fails with what `say` says."""
     until = time.monotonic() + seconds
     while not (result := happened()):

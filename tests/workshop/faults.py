@@ -4,17 +4,17 @@ What a person must do afterwards (restore a file, make room, start the server ag
 too, as a person would: after having read what the run says.
 """
 
-import os
 import random
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workshop import job_faults
 from workshop.cluster_runs import metrics, starts, wait_until
 from workshop.cluster_site import ENDED, Site
+from workshop.job_faults import NODES
 from workshop.tracking_server import Server
 
 
@@ -75,25 +75,6 @@ class Victim:
         """Until the jobs' output holds `word` after its first `beyond` characters."""
         wait_until(lambda: word in self.said()[beyond:], self.said, seconds=120)
 
-    def processes(self, told_by: str) -> Iterator[int]:
-        """The live processes of the job whose command line holds a word."""
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            with suppress(OSError):
-                line = (entry / "cmdline").read_bytes().decode(errors="replace")
-                of_job = f"SLURM_JOB_ID={self.job}\0".encode() in (entry / "environ").read_bytes()
-                if of_job and told_by in line:
-                    yield int(entry.name)
-
-    def kill(self, told_by: str) -> None:
-        """`kill -9` of the job's processes with a word on their command lines."""
-        found = list(self.processes(told_by))
-        assert found, f"no process of job {self.job} has {told_by!r} on its command line"
-        for pid in found:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
 
 def flip(path: Path, chance: random.Random) -> None:
     """Change a bit of a file, not near its ends."""
@@ -103,52 +84,31 @@ def flip(path: Path, chance: random.Random) -> None:
 
 
 def kill_a_rank(victim: Victim) -> None:
-    ranks = [pid for node in ("n1", "n2") for pid in victim.site.pids(victim.job, node)]
-    os.kill(victim.chance.choice(ranks), signal.SIGKILL)
+    job_faults.kill_ranks(victim.site, victim.job, victim.chance.choice(NODES))
 
 
 def kill_all_ranks(victim: Victim) -> None:
-    for node in ("n1", "n2"):
-        for pid in victim.site.pids(victim.job, node):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    job_faults.kill_ranks(victim.site, victim.job, *NODES)
 
 
 def kill_the_launcher(victim: Victim) -> None:
-    victim.kill("srun\0")
+    job_faults.kill_processes(victim.job, "srun\0")
 
 
 def kill_the_batch_shell(victim: Victim) -> None:
-    victim.kill("slurm_script")
+    job_faults.kill_processes(victim.job, "slurm_script")
 
 
 def requeue(victim: Victim) -> None:
-    victim.site.run(f"scontrol requeue {victim.job}")
+    job_faults.requeue(victim.site, victim.job)
 
 
 def make_room(victim: Victim) -> None:
-    victim.site.run(f"scancel --signal=USR1 {victim.job}")
+    job_faults.make_room(victim.site, victim.job)
 
 
 def meet_the_time_limit(victim: Victim) -> None:
-    """The ranks hold still meanwhile: SLURM looks at limits every half minute."""
-    pids = [pid for node in ("n1", "n2") for pid in victim.site.pids(victim.job, node)]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    victim.site.run(f"scontrol update jobid={victim.job} TimeLimit=5")
-    wait_until(lambda: all(map(is_warned, pids)), victim.said, seconds=90)
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-
-def is_warned(pid: int) -> bool:
-    """Whether SIGUSR1 waits for a process that holds still."""
-    with suppress(OSError):
-        lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        pending = int(lines["ShdPnd"], 16) | int(lines["SigPnd"], 16)
-        return bool(pending & 1 << (signal.SIGUSR1 - 1))
-    return True
+    job_faults.meet_the_time_limit(victim.site, victim.job)
 
 
 def lose_the_server(victim: Victim) -> None:
