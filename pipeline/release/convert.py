@@ -42,7 +42,6 @@ from pipeline.training.checkpoints import (
     run_of,
 )
 from pipeline.training.probe import probe_input
-from pipeline.training.state_files import tensor_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -130,6 +129,13 @@ def run(config: ConvertConfig) -> Proof:
     return dataclasses.replace(proof, registered=said)
 
 
+def _tensor_bytes(tensors: "dict[str, torch.Tensor]", metadata: dict[str, str]) -> bytes:
+    """A safetensors file's content (the library's own writer has an error type of its own for a full disk)."""
+    from safetensors.torch import save
+
+    return save(tensors, metadata)
+
+
 def _write_model(
     folder: Path, network: "BertForPretraining", info: CheckpointInfo, vocabulary: Vocabulary, identity: str
 ) -> None:
@@ -137,7 +143,7 @@ def _write_model(
     # Tied tensors are one tensor: stored once, tied again by transformers.
     stored = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied_names()}
     lineage = {"format": "pt", "bertpipe.checkpoint": identity, "bertpipe.step": str(info.step)}
-    storage.write_bytes(str(folder / "model.safetensors"), tensor_bytes(stored, lineage))
+    storage.write_bytes(str(folder / "model.safetensors"), _tensor_bytes(stored, lineage))
     configuration = hf_config(network.config, pad_token_id=vocabulary.pad_id)
     storage.write_json(str(folder / "config.json"), configuration | {"dtype": "float32"})
     save_vocabulary(vocabulary, str(folder))

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from pipeline.training.engine import Engine
 from pipeline.training.host_memory import host_memory
 from pipeline.training.keeping import discard, point, prune, remove
 from pipeline.training.probe import engine_logits
-from pipeline.training.state_files import copy_of, size_of, write_state, write_tensors
+from pipeline.training.state_files import Copies, size_of, write_state, write_tensors
 from pipeline.training.world import World, is_lost_peer, on_first_rank, sum_over_ranks
 
 # A rank's word that its part is on disk, with sizes and hashes; the first rank gathers and deletes them.
@@ -49,6 +49,7 @@ _SECONDS_BETWEEN_LOOKS = 0.02
 _SECONDS_FOR_A_SHARED_DISK = 120.0
 # A copy is made where this many times its size is free: training's own demand goes up and down.
 _ROOM = 1.5
+_NICENESS = 10
 
 Files = dict[str, list[Any]]
 
@@ -69,6 +70,8 @@ class Saver:
         self._config, self._vocabulary, self._policy, self._world = config, vocabulary, policy, world
         self._device = "cpu"
         self._job: _Job | None = None
+        # Overwritten by the next checkpoint's, when this one's are on disk.
+        self._copies = Copies()
 
     def save(self, engine: Engine, info: CheckpointInfo, *, wait: bool) -> Exception | None:
         """Write the checkpoint of `info.step`, or begin to; `settle` must have been called for the one before.
@@ -97,7 +100,9 @@ class Saver:
         tensors = {WEIGHTS: weights, PROBE: engine_logits(engine, weights, self._config)} if weights else {}
         background = self._policy.asynchronous and not wait and self._have_room(states)
         if background:
-            states = copy_of(states)
+            states = self._copies.of(states)
+        else:
+            self._copies = Copies()
 
         def write() -> None:
             with refused_writes(final):
@@ -121,7 +126,8 @@ class Saver:
     def _have_room(self, states: Any) -> bool:
         """Whether every rank's node has room for copies; all ranks agree."""
         available = host_memory().available
-        short = 0 < available < _ROOM * size_of(states) * self._world.local_size
+        needed = (_ROOM * size_of(states) - self._copies.size) * self._world.local_size
+        short = 0 < available < needed
         return not any(sum_over_ranks([float(short)], self._device))
 
     @property
@@ -223,6 +229,9 @@ class _Job:
         )
 
     def _run(self) -> None:
+        with suppress(OSError):
+            # Linux counts each thread's niceness by itself: training's own come first.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         self._write_part()
         self._commit_all()
 

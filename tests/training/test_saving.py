@@ -12,10 +12,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from pipeline import storage
 from pipeline.training.checkpoints import check_files, newest_first, read_checkpoint
-from pipeline.training.state_files import HashingFile, copy_of, size_of, write_state
+from pipeline.training.state_files import Copies, HashingFile, size_of, write_state, write_tensors
 from workshop import processes
 from workshop.left_out import same
 
@@ -23,8 +24,9 @@ from workshop.left_out import same
 def test_a_copy_shares_nothing_and_keeps_what_shares_storage_so(tmp_path: Path) -> None:
     flat = torch.arange(12, dtype=torch.float32)
     state = {"a": flat[:6].view(2, 3), "b": [flat[6:], {"step": torch.tensor(3)}], "c": (None, "text", 1.5)}
-    copied = copy_of(state)
-    assert size_of(state) == size_of(copied) == 12 * 4 + 8
+    copies = Copies()
+    copied = copies.of(state)
+    assert size_of(state) == size_of(copied) == copies.size == 12 * 4 + 8
     flat.zero_()
     assert copied["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert copied["b"][0].tolist() == [6, 7, 8, 9, 10, 11]
@@ -37,6 +39,28 @@ def test_a_copy_shares_nothing_and_keeps_what_shares_storage_so(tmp_path: Path) 
     read = torch.load(tmp_path / "state.pt", weights_only=False)
     assert torch.equal(read["a"], copied["a"])
     assert read["c"] == (None, "text", 1.5)
+
+
+def test_the_next_copy_lies_where_the_last_one_lay_and_fits_what_has_grown() -> None:
+    copies = Copies()
+    first = copies.of([torch.ones(4), torch.ones(3)])
+    second = copies.of([torch.full((4,), 2.0), torch.full((5,), 3.0)])
+    assert second[0].data_ptr() == first[0].data_ptr()
+    assert [each.tolist() for each in second] == [[2.0] * 4, [3.0] * 5]
+
+
+def test_weights_are_written_as_the_library_reads_and_writes_them(tmp_path: Path) -> None:
+    tensors = {
+        "a.weight": torch.randn(3, 5),
+        "b": torch.randn(4).t(),
+        "empty": torch.zeros(0, 2),
+        "one": torch.tensor(2.5),
+    }
+    size, content = write_tensors(tmp_path / "x", tensors)
+    assert (size, content) == ((tmp_path / "x").stat().st_size, storage.hash_file(str(tmp_path / "x")))
+    read = load_file(tmp_path / "x")
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
 
 
 @given(st.lists(st.binary(max_size=200), max_size=8))

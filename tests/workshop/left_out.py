@@ -13,7 +13,7 @@ from pipeline.training.joining import join_world, leave_world
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.probe import probe_input
 from pipeline.training.settings import read_settings
-from pipeline.training.state_files import copy_of
+from pipeline.training.state_files import Copies
 from pipeline.training.world import World
 from workshop.recipes import small_recipe
 
@@ -43,7 +43,7 @@ def backward(engine: Engine, factor: float) -> None:
 
 
 def state(engine: Engine) -> dict[str, Any]:
-    return {"weights": engine.fp32_weights(), "optimizer": copy_of(engine._engine.optimizer.state_dict())}
+    return {"weights": engine.fp32_weights(), "optimizer": Copies().of(engine._engine.optimizer.state_dict())}
 
 
 def same(ours: Any, theirs: Any) -> bool:
