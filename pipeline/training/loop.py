@@ -115,7 +115,8 @@ class Training:
                 if verdict is not None:
                     return verdict
                 if self._is_due(recipe.checkpoint.every):
-                    self._save(log)
+                    # A phase's last is what the next one, or a user, goes on from.
+                    self._save(log, is_needed=self._plan.ends_phase(standing.step))
                 elif rounds.troubled:
                     self._settle()
                 marked = time.perf_counter()
