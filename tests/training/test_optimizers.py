@@ -76,6 +76,7 @@ def trained(
     return ranks, {name: torch.load(folder / f"found-{index}.pt") for index, name in enumerate(ASKED)}
 
 
+@pytest.mark.xdist_group("optimizers")
 def test_lamb_is_the_formula_at_every_stage(trained: tuple[int, Any]) -> None:
     ranks, found = trained
     expected = expected_after(ranks)
@@ -86,6 +87,7 @@ def test_lamb_is_the_formula_at_every_stage(trained: tuple[int, Any]) -> None:
             assert error < (1e-3 if "bf16" in name else 1e-6), (name, tensor, error)
 
 
+@pytest.mark.xdist_group("optimizers")
 def test_a_resume_repeats_every_optimizer_to_the_last_bit(trained: tuple[int, Any]) -> None:
     for name, (through, resumed) in trained[1].items():
         assert all(torch.equal(through[tensor], resumed[tensor]) for tensor in through), name
