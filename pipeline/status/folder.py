@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.tracking.spool import objects_in
 from pipeline.training.heartbeat import read_ranks
 from pipeline.training.metrics import METRICS
 
@@ -156,12 +157,4 @@ def _last_lines(path: Path) -> list[dict[str, Any]]:
             lines = file.read().splitlines()
     except OSError:
         return []
-    found = []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
+    return objects_in(lines)

@@ -13,7 +13,7 @@ Example:
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +22,19 @@ PREDICTIONS = "predictions.jsonl"
 
 Place = tuple[float, float]
 """Branch and step of a line."""
+
+
+def objects_in(lines: Iterable[str | bytes]) -> list[dict[str, Any]]:
+    """The JSON objects among lines; those that were cut short, and what else is none, are passed over."""
+    found = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, RunFailed
+from pipeline.tracking.spool import objects_in
 from pipeline.training.checkpoints import FOLDER, newest_first
 
 RESTARTS = "restarts.jsonl"
@@ -88,15 +89,7 @@ def read_restarts(run: Path) -> list[dict[str, Any]]:
         lines = (run / RESTARTS).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    found = []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
+    return objects_in(lines)
 
 
 def _in_vain(restarts: list[dict[str, Any]], job: str, step: int) -> int:
