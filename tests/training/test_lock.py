@@ -18,6 +18,8 @@ from pipeline.training import lock
 from pipeline.training.lock import LOCK, Lease, take
 
 QUICK = Lease(beat=0.05, expiry=0.6, look=0.05, orphans=0.3)
+# Where another lives: a stalled disk must not make it look dead, or this process would take over and end when it wakes.
+PATIENT = Lease(look=0.05)
 _HOLDER = """
 import sys, time
 from pathlib import Path
@@ -31,7 +33,11 @@ time.sleep(60)
 def leave_record(run: Path, **changes: Any) -> None:
     """What an owner on another host leaves behind."""
     record = this_process() | {"host": "n7", "boot": "another", "pid": 4711, "since": "noon", "beats": 1}
-    (run / LOCK).write_text(json.dumps(record | {"time": time.time()} | changes))
+    text = json.dumps(record | {"time": time.time()} | changes)
+    # As owners do, in one write over the last: a file that is empty for a moment would be nobody's.
+    file = os.open(run / LOCK, os.O_WRONLY | os.O_CREAT, 0o666)
+    os.pwrite(file, text.encode().ljust(1023) + b"\n", 0)
+    os.close(file)
 
 
 def keep_beating(run: Path, ended: threading.Event) -> threading.Thread:
@@ -86,7 +92,7 @@ def test_an_owner_on_another_host_that_gives_signs_of_life_is_alive_whatever_the
     thread = keep_beating(tmp_path, ended)
     try:
         with pytest.raises(InputError, match=r"another process: 4711 on n7 of SLURM job 12, since noon"):
-            take(tmp_path, QUICK)
+            take(tmp_path, PATIENT)
     finally:
         ended.set()
         thread.join()
@@ -123,7 +129,7 @@ def test_a_job_that_is_started_again_while_its_first_start_lives_on_fails_so_tha
     thread = keep_beating(tmp_path, ended)
     try:
         with pytest.raises(RunFailed, match="SLURM job 12"):
-            take(tmp_path, QUICK)
+            take(tmp_path, PATIENT)
     finally:
         ended.set()
         thread.join()
