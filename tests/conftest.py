@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from workshop.forks import Forks
 
 settings.register_profile("bertpipe", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("bertpipe")
@@ -34,14 +36,24 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def cli() -> Cli:
+def cli() -> Iterator[Cli]:
     """`bertpipe` as a process of its own: cli("pretrain", "recipe.yaml", cwd=…) → what it printed."""
+    forks = Forks()
 
-    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=280, **options)  # type: ignore[call-overload, no-any-return]
+    def run(
+        *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        words = list(map(str, arguments))
+        if env is None:
+            return forks.run(words, cwd or Path.cwd())
+        # Another environment may change what is loaded, so all of it is loaded anew.
+        command = [sys.executable, "-m", "pipeline.cli", *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=280, cwd=cwd, env=env, check=False
+        )
 
-    return run
+    yield run
+    forks.close()
 
 
 @pytest.fixture(scope="session")

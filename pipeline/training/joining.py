@@ -28,19 +28,10 @@ def join_world(world: World) -> None:
     """Connect this process with the other ranks: NCCL on GPUs, gloo on CPUs. Called once a process."""
     os.environ.update(world.environment())
     end_at_once()
-    _hush()
+    load_deepspeed()
+    import deepspeed
     import torch
 
-    from pipeline.training.uncompiled import without_compiler
-
-    with _without_mlflow(), without_compiler():
-        import deepspeed
-        import deepspeed.ops
-
-    # What init_distributed asks before it compiles, for 40 s, an op that only inference uses. Asked itself,
-    # DeepSpeed would try the compiler for each of its ops, on every rank.
-    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
-    _without_muon()
     if local_devices():
         # DeepSpeed takes LOCAL_RANK for the device's number, which it isn't where each rank sees one device only.
         os.environ["LOCAL_RANK"] = device_of(world).partition(":")[2]
@@ -52,6 +43,21 @@ def join_world(world: World) -> None:
         raise RunFailed(
             f"rank {world.rank} cannot meet the others at {where}: {first_line(error)}"
         ) from error
+
+
+def load_deepspeed() -> None:
+    """Import torch and DeepSpeed, without what no rank needs of them."""
+    _hush()
+    from pipeline.training.uncompiled import without_compiler
+
+    with _without_mlflow(), without_compiler():
+        import deepspeed
+        import deepspeed.ops
+
+    # What init_distributed asks before it compiles, for 40 s, an op that only inference uses. Asked itself,
+    # DeepSpeed would try the compiler for each of its ops, on every rank.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
+    _without_muon()
 
 
 def _hush() -> None:

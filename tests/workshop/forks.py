@@ -1,0 +1,93 @@
+"""`bertpipe` commands as forks of one process that has loaded what they load: tests start hundreds of them.
+
+In: arguments, and a folder to run in. Out: exit code, standard output, standard error. What always holds: a command is
+a process of its own, from its arguments to its exit handlers; only the loading of torch, DeepSpeed and the like, more
+than half of a short command, is done once, and Python is left without being taken apart.
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_SECONDS = 280
+_PROGRAM = "from workshop.forks import serve; serve()"
+
+
+class Forks:
+    """Starts commands; one at a time."""
+
+    def __init__(self) -> None:
+        path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+
+    def run(self, arguments: Sequence[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+        """Run `bertpipe ARGUMENTS` in `folder` to its end."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
+            wanted = {
+                "arguments": list(arguments),
+                "folder": str(folder),
+                "streams": [f"/proc/{os.getpid()}/fd/{stream.fileno()}" for stream in (said, complained)],
+            }
+            self._server.stdin.write(json.dumps(wanted) + "\n")
+            self._server.stdin.flush()
+            code = int(self._server.stdout.readline())
+            return subprocess.CompletedProcess(arguments, code, _content(said), _content(complained))
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.communicate()
+
+
+def _content(stream: IO[str]) -> str:
+    stream.seek(0)
+    return stream.read()
+
+
+def serve() -> None:
+    """Fork a process for each line of JSON on standard input; answer with its exit code."""
+    import pyarrow.parquet  # noqa: F401
+    import tokenizers  # noqa: F401
+
+    import pipeline.cli  # noqa: F401
+    from pipeline.ending import end_at_once
+    from pipeline.training.joining import load_deepspeed
+
+    load_deepspeed()
+    end_at_once()
+    gc.freeze()
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            _run(**json.loads(line))
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _run(arguments: list[str], folder: str, streams: list[str]) -> None:
+    import signal
+
+    from pipeline.cli import main
+
+    signal.alarm(_SECONDS)
+    os.chdir(folder)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, stream in enumerate(streams, 1):
+        os.dup2(os.open(stream, os.O_WRONLY), number)
+    sys.argv = ["bertpipe", *arguments]
+    main()
