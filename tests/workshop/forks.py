@@ -5,6 +5,7 @@ a process of its own, from its arguments to its exit handlers; only the loading 
 than half of a short command, is done once, and Python is left without being taken apart.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -61,15 +62,15 @@ def _content(stream: IO[str]) -> str:
 
 def serve() -> None:
     """Fork a process for each line of JSON on standard input; answer with its exit code."""
+    # First, so that it runs last, after the handlers of what is loaded here.
+    atexit.register(_leave)
     import pyarrow.parquet  # noqa: F401
     import tokenizers  # noqa: F401
 
     import pipeline.cli  # noqa: F401
-    from pipeline.ending import end_at_once
     from pipeline.training.joining import load_deepspeed
 
     load_deepspeed()
-    end_at_once()
     gc.freeze()
     for line in sys.stdin:
         child = os.fork()
@@ -82,8 +83,11 @@ def serve() -> None:
 def _run(arguments: list[str], folder: str, streams: list[str]) -> None:
     import signal
 
+    from pipeline import ending
     from pipeline.cli import main
 
+    # It would be registered now, and so run before them.
+    ending._leave = lambda: None
     signal.alarm(_SECONDS)
     os.chdir(folder)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -91,3 +95,11 @@ def _run(arguments: list[str], folder: str, streams: list[str]) -> None:
         os.dup2(os.open(stream, os.O_WRONLY), number)
     sys.argv = ["bertpipe", *arguments]
     main()
+
+
+def _leave() -> None:
+    from pipeline import ending
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ending._code)
