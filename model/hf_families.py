@@ -9,7 +9,7 @@ needed.
     RoFormer              norm post, position rotary    no pairs' head
 
 All have biases; a network without them gives them zeros. None has norm pre with position rotary, or a gated
-feed-forward layer: ModernBERT, which has both, has no segments and no LayerNorm before its first layer's attention.
+feed-forward layer; docs/architecture.md says what other classes lack.
 
     >>> family_of(preset("base", vocab_size=30522)).model_type
     'bert'
@@ -68,7 +68,7 @@ def family_of(config: ModelConfig) -> Family:
 
 
 def why_none(config: ModelConfig) -> str:
-    """Why no class of transformers computes a network, in words; empty where one does."""
+    """Why no family holds a network, in words; empty where one does."""
     if any(_computes(family, config) and config.activation in family.activations for family in FAMILIES):
         return ""
     if config.gated:
@@ -77,7 +77,7 @@ def why_none(config: ModelConfig) -> str:
         what = f"model.norm {config.norm} and model.activation {config.activation}"
     else:
         what = f"model.norm {config.norm} and model.position {config.position}"
-    return f"transformers has no class for a BERT with {what}"
+    return f"bertpipe knows no class of transformers for a BERT with {what}"
 
 
 def held(config: ModelConfig) -> ModelConfig:

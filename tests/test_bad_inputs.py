@@ -299,7 +299,11 @@ TABLE = [
     Row("convert CHECKPOINT -o TAKEN", "TAKEN exists and is not empty", CONVERT),
     Row("convert CHECKPOINT -o s3://bucket/model", "is a URI", CONVERT),
     Row("convert CUTCHECKPOINT -o OUT", "weights.safetensors has", CONVERT, 1),
-    Row("convert GATED -o OUT", "transformers has no class for a BERT with model.activation geglu", CONVERT),
+    Row(
+        "convert GATED -o OUT",
+        "bertpipe knows no class of transformers for a BERT with model.activation geglu",
+        CONVERT,
+    ),
     Row("convert SWAPPED -o OUT", "vocab.txt", CONVERT, 1),
     Row("convert CHECKPOINT -o READONLY/OUT", "READONLY", CONVERT),
     Row("convert CHECKPOINT -o FULL/OUT", "No space left on device", CONVERT, 1),

@@ -132,7 +132,7 @@ def test_what_no_class_computes_is_refused_with_what_is_the_matter(config: Model
         assert why_none(shape) == ""
         assert getattr(transformers, architecture(shape))
         return
-    assert why_none(shape) == f"transformers has no class for a BERT with {reason}"
+    assert why_none(shape) == f"bertpipe knows no class of transformers for a BERT with {reason}"
     for door in (architecture, hf_config, held):
         with pytest.raises(ValueError, match=reason):
             door(shape)

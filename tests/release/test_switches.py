@@ -38,8 +38,14 @@ LEAVES = [
     ("RoFormerForCausalLM", "ltr", ROTARY),
 ]
 STAYS = [
-    (PRE | ROTARY, "transformers has no class for a BERT with model.norm pre and model.position rotary"),
-    ({"activation": "geglu"}, "transformers has no class for a BERT with model.activation geglu"),
+    (
+        PRE | ROTARY,
+        "bertpipe knows no class of transformers for a BERT with model.norm pre and model.position rotary",
+    ),
+    (
+        {"activation": "geglu"},
+        "bertpipe knows no class of transformers for a BERT with model.activation geglu",
+    ),
     (PRE | {"activation": "relu"}, "a BERT with model.norm pre and model.activation relu"),
 ]
 
@@ -147,7 +153,7 @@ def test_a_run_with_every_switch_trains_divided_says_that_it_cannot_leave_and_go
     assert "model.activation geglu" in warnings[0]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["mlm_loss"] < lines[0]["mlm_loss"] - 0.1
-    with pytest.raises(InputError, match=r"no class for a BERT with model\.activation geglu"):
+    with pytest.raises(InputError, match=r"no class of transformers for a BERT with model\.activation geglu"):
         run(ConvertConfig(checkpoint=tmp_path / "run/checkpoints/latest", output=tmp_path / "model"))
     with pytest.raises(
         InputError, match=r"begun with another recipe \(model.norm: 'post' here, 'pre' there\)"
