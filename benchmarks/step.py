@@ -129,7 +129,7 @@ def prepare(side: str, options: argparse.Namespace) -> tuple[torch.nn.Module, Ca
     from transformers import BertConfig, BertForPreTraining
 
     theirs = BertForPreTraining(BertConfig(**hf_config(config)))
-    theirs.load_state_dict(to_hf(ours.state_dict()))
+    theirs.load_state_dict(to_hf(ours.state_dict(), config))
     theirs.to(device)
     grid = padded(pairs, device)
     return theirs, lambda: theirs(**grid).loss

@@ -1,7 +1,8 @@
 """BERT as published (Devlin et al. 2018, arXiv 1810.04805): post-LN Transformer encoder, pooler, two heads.
 
-Its configuration may leave the pooler and the pairs' head out (`pair_head`), or let tokens attend to their left alone
-(`causal`); all else is the same.
+Its configuration may leave the pooler and the pairs' head out (`pair_head`), let tokens attend to their left alone
+(`causal`), or choose another place for the LayerNorms (`norm`), another way to tell positions (`position`), another
+feed-forward layer (`activation`), no biases (`bias`); docs/architecture.md has their table. All else is the same.
 
 In: the T tokens of B sequences laid end to end, with their segments, positions and starts. Out: sums of losses
 and counts of correct predictions (`forward`), hidden and pooled states (`encode`), or logits. What always
@@ -27,7 +28,9 @@ from torch.utils.checkpoint import checkpoint
 
 from model.attention import Layout, attend, lay_out
 from model.config import ModelConfig
-from model.heads import ACTIVATION_FUNCTIONS, MlmHead, NspHead, sums
+from model.feed_forward import feed_forward
+from model.heads import MlmHead, NspHead, sums
+from model.rotation import Rotation, rotate, rotation
 
 
 class PretrainingSums(NamedTuple):
@@ -49,22 +52,33 @@ class Encoded(NamedTuple):
     pooled_BH: Tensor | None
 
 
+def layer_norm(config: ModelConfig) -> nn.LayerNorm:
+    """Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over a token's vector."""
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.bias)
+
+
 class Embeddings(nn.Module):
-    """§3, figure 2: a token's vector is the sum of its word's, its position's and its segment's."""
+    """§3, figure 2: a token's vector is the sum of its word's, its position's and its segment's.
+
+    Rotary positions have no vectors: attention tells them.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         # No padding_idx: [PAD] is never inside a sequence, and the tail has no gradient.
         self.word = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position = nn.Embedding(config.max_positions, config.hidden_size)
+        learned = config.position == "learned"
+        self.position = nn.Embedding(config.max_positions, config.hidden_size) if learned else None
         self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = layer_norm(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, tokens_T: Tensor, segments_T: Tensor, positions_T: Tensor) -> Tensor:
         """The encoder's input, hidden_TH."""
-        summed_TH = self.word(tokens_T) + self.position(positions_T) + self.segment(segments_T)
-        hidden_TH: Tensor = self.dropout(self.norm(summed_TH))
+        summed_TH = self.word(tokens_T)
+        if self.position is not None:
+            summed_TH = summed_TH + self.position(positions_T)
+        hidden_TH: Tensor = self.dropout(self.norm(summed_TH + self.segment(segments_T)))
         return hidden_TH
 
 
@@ -77,17 +91,20 @@ class SelfAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         # Three matrices, not a fused one: as fast here (H = 128, 256, 768), and LAMB's trust ratios stay
         # those of the published tensors.
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
-    def forward(self, hidden_TH: Tensor, layout: Layout) -> Tensor:
+    def forward(self, hidden_TH: Tensor, layout: Layout, turn: Rotation | None) -> Tensor:
         """What attention adds to hidden_TH, before dropout."""
         by_head = (-1, self.heads, self.head_size)
+        query_TND, key_TND = self.query(hidden_TH).view(by_head), self.key(hidden_TH).view(by_head)
+        if turn is not None:
+            query_TND, key_TND = rotate(query_TND, turn), rotate(key_TND, turn)
         context_TND = attend(
-            self.query(hidden_TH).view(by_head),
-            self.key(hidden_TH).view(by_head),
+            query_TND,
+            key_TND,
             self.value(hidden_TH).view(by_head),
             layout,
             dropout=self.attention_dropout if self.training else 0.0,
@@ -97,37 +114,39 @@ class SelfAttention(nn.Module):
         return added_TH
 
 
-class FeedForward(nn.Module):
-    """Position-wise feed-forward layer (Vaswani et al. 2017 §3.3), with GELU (Devlin et al. 2018 §A.2)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.activation = ACTIVATION_FUNCTIONS[config.activation]
-
-    def forward(self, hidden_TH: Tensor) -> Tensor:
-        """What the layer adds to hidden_TH, before dropout."""
-        added_TH: Tensor = self.contract(self.activation(self.expand(hidden_TH)))
-        return added_TH
-
-
 class EncoderLayer(nn.Module):
     """Attention, then feed-forward; LayerNorm after each sum (post-LN), as in Vaswani et al. 2017 §3.1."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.attention = SelfAttention(config)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.feed_forward = FeedForward(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention_norm = layer_norm(config)
+        self.feed_forward = feed_forward(config)
+        self.feed_forward_norm = layer_norm(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, hidden_TH: Tensor, layout: Layout) -> Tensor:
+    def forward(self, hidden_TH: Tensor, layout: Layout, turn: Rotation | None) -> Tensor:
         """The next layer's hidden_TH."""
-        hidden_TH = self.attention_norm(hidden_TH + self.dropout(self.attention(hidden_TH, layout)))
+        hidden_TH = self.attention_norm(hidden_TH + self.dropout(self.attention(hidden_TH, layout, turn)))
         next_TH: Tensor = self.feed_forward_norm(hidden_TH + self.dropout(self.feed_forward(hidden_TH)))
         return next_TH
+
+
+class PreNormEncoderLayer(EncoderLayer):
+    """The same halves, each behind its LayerNorm, on a path from layer to layer that nothing normalises (pre-LN).
+
+    Xiong et al. 2020, arXiv 2002.04745, figure 1b: gradients are even over the layers from the first step on.
+    """
+
+    def forward(self, hidden_TH: Tensor, layout: Layout, turn: Rotation | None) -> Tensor:
+        """The next layer's hidden_TH."""
+        added_TH = self.attention(self.attention_norm(hidden_TH), layout, turn)
+        hidden_TH = hidden_TH + self.dropout(added_TH)
+        next_TH: Tensor = hidden_TH + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_TH)))
+        return next_TH
+
+
+_ENCODER_LAYERS = {"post": EncoderLayer, "pre": PreNormEncoderLayer}
 
 
 class Pooler(nn.Module):
@@ -153,7 +172,10 @@ class Bert(nn.Module):
         self.config = config
         self.recompute = recompute
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        make_layer = _ENCODER_LAYERS[config.norm]
+        self.layers = nn.ModuleList(make_layer(config) for _ in range(config.layers))
+        # Pre-LN: what the layers added up is normalised once, for the heads.
+        self.final_norm = layer_norm(config) if config.norm == "pre" else nn.Identity()
         self.pooler = Pooler(config) if config.pair_head else None
 
     def forward(
@@ -170,12 +192,15 @@ class Bert(nn.Module):
                 f"a sequence of {longest} tokens is longer than max_positions {self.config.max_positions}"
             )
         layout = lay_out(tokens=tokens_T.shape[0], sequence_starts_B1=sequence_starts_B1, longest=longest)
+        rotary = self.config.position == "rotary"
+        turn = rotation(positions_T, self.config.head_size) if rotary else None
         hidden_TH = self.embeddings(tokens_T, segments_T, positions_T)
         for layer in self.layers:
             if self.recompute and self.training:
-                hidden_TH = checkpoint(layer, hidden_TH, layout, use_reentrant=False)
+                hidden_TH = checkpoint(layer, hidden_TH, layout, turn, use_reentrant=False)
             else:
-                hidden_TH = layer(hidden_TH, layout)
+                hidden_TH = layer(hidden_TH, layout, turn)
+        hidden_TH = self.final_norm(hidden_TH)
         if self.pooler is None:
             return Encoded(hidden_TH, None)
         return Encoded(hidden_TH, self.pooler(hidden_TH, sequence_starts_B1))
@@ -262,5 +287,5 @@ class BertForPretraining(nn.Module):
         # deviations, Hugging Face's from a plain one, as here. LayerNorms start as the identity.
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)

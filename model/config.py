@@ -14,8 +14,14 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
-# Hugging Face's names for them. "gelu" is the exact, erf-based GELU of the published code.
-ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "relu")
+# Element by element, under Hugging Face's names. "gelu" is the exact, erf-based GELU of the published code.
+PLAIN_ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "relu")
+# Two products, one gating the other (Shazeer 2020, arXiv 2002.05202); the published BERT has none.
+GATED_ACTIVATIONS = ("geglu",)
+ACTIVATIONS = (*PLAIN_ACTIVATIONS, *GATED_ACTIVATIONS)
+# Where a layer's LayerNorms stand, and how a token's place is told; the first of each is the published one.
+NORMS = ("post", "pre")
+POSITIONS = ("learned", "rotary")
 
 # base and large: Devlin et al. 2018 §3; tiny to medium: Turc et al. 2019 (arXiv 1908.08962). In all of them
 # heads are 64 wide and the feed-forward layer is 4 × hidden_size.
@@ -35,7 +41,8 @@ _COUNTS = (
 )  # fmt: skip
 _RATES = ("hidden_dropout", "attention_dropout")
 _SCALES = ("initializer_range", "layer_norm_eps")
-_SWITCHES = ("pair_head", "causal")
+_SWITCHES = ("bias", "pair_head", "causal")
+_CHOICES = {"activation": ACTIVATIONS, "norm": NORMS, "position": POSITIONS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +60,14 @@ class ModelConfig:
     attention_dropout: share of attention probabilities dropped in training, in [0, 1).
     initializer_range: standard deviation of the initial weights.
     layer_norm_eps: added to the variance in LayerNorm.
-    activation: of the feed-forward layer and the MLM head; one of `ACTIVATIONS`.
+    activation: of the feed-forward layer and the MLM head, one of `ACTIVATIONS`. "geglu" gates the feed-forward layer,
+        which then has 2 × intermediate_size inputs to its activation, and is plain "gelu" in the head.
+    norm: "post", a LayerNorm after each sum, as published; "pre", one before each half of a layer, and one more after
+        the last layer (Xiong et al. 2020, arXiv 2002.04745).
+    position: "learned", a vector a position, as published; "rotary", queries and keys turned by their position's
+        angles (Su et al. 2021, arXiv 2104.09864), no parameters.
+    bias: whether the layers' products, the LayerNorms and the MLM head's transform have biases; the decoder, the pooler
+        and the pairs' head always do.
     pair_head: whether there is a pooler with a head for what is asked of a pair; without, neither has parameters.
     causal: a token attends to itself and to those on its left alone (left-to-right language modelling).
     """
@@ -70,6 +84,9 @@ class ModelConfig:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     activation: str = "gelu"
+    norm: str = "post"
+    position: str = "learned"
+    bias: bool = True
     pair_head: bool = True
     causal: bool = False
 
@@ -100,14 +117,31 @@ class ModelConfig:
                 "model.causal is true and so is model.pair_head: [CLS] sees no token on its right, so nothing can be "
                 "asked of it; set pair_head to false"
             )
-        if self.activation not in ACTIVATIONS:
-            hint = _suggest(str(self.activation), ACTIVATIONS)
-            raise ValueError(f"model.activation {self.activation!r} is unknown{hint}")
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"model.{name} {value!r} is unknown{_suggest(str(value), known)}")
+        if self.position == "rotary" and self.head_size % 2:
+            raise ValueError(
+                f"model.position is 'rotary', which turns a head's numbers two by two, and model.hidden_size "
+                f"{self.hidden_size} / model.heads {self.heads} is {self.head_size}: set hidden_size to a multiple of "
+                f"{2 * self.heads}"
+            )
 
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.heads
+
+    @property
+    def gated(self) -> bool:
+        """Whether one half of the feed-forward layer gates the other."""
+        return self.activation in GATED_ACTIVATIONS
+
+    @property
+    def plain_activation(self) -> str:
+        """What the MLM head's transform computes, which is never gated; one of `PLAIN_ACTIVATIONS`."""
+        return "gelu" if self.gated else self.activation
 
 
 def preset(name: str, **overrides: Any) -> ModelConfig:

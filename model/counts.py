@@ -19,30 +19,39 @@ from model.config import ModelConfig
 
 def parameter_count(config: ModelConfig) -> int:
     """Trainable parameters; the decoder's weights are the word embeddings' and count once."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    norm = 2 * hidden
-    dense = hidden * hidden + hidden
-    embeddings = (config.vocab_size + config.max_positions + config.type_vocab_size) * hidden + norm
+    hidden, inner, expanded = config.hidden_size, config.intermediate_size, _expanded(config)
+    biases = int(config.bias)
+    norm = hidden + biases * hidden
+    dense = hidden * hidden + biases * hidden
+    positions = config.max_positions if config.position == "learned" else 0
+    embeddings = (config.vocab_size + positions + config.type_vocab_size) * hidden + norm
     attention = 4 * dense + norm  # query, key, value, output
-    feed_forward = (hidden * inner + inner) + (inner * hidden + hidden) + norm
-    mlm_head = dense + norm + config.vocab_size  # the decoder's bias
-    pooler_and_nsp = dense + 2 * hidden + 2 if config.pair_head else 0
-    return embeddings + config.layers * (attention + feed_forward) + mlm_head + pooler_and_nsp
+    feed_forward = hidden * (expanded + inner) + biases * (expanded + hidden) + norm
+    final_norm = norm if config.norm == "pre" else 0
+    mlm_head = dense + norm + config.vocab_size  # the decoder's bias, which is always there
+    pooler_and_nsp = hidden * hidden + hidden + 2 * hidden + 2 if config.pair_head else 0
+    layers = config.layers * (attention + feed_forward) + final_norm
+    return embeddings + layers + mlm_head + pooler_and_nsp
+
+
+def _expanded(config: ModelConfig) -> int:
+    """What a token's vector is expanded to in the feed-forward layer: a gate and what it gates, or the latter alone."""
+    return (2 if config.gated else 1) * config.intermediate_size
 
 
 def step_flops(config: ModelConfig, sequence_lengths: ArrayLike, masked: int) -> int:
     """FLOPs of one forward and backward over sequences of these lengths with `masked` masked tokens in all.
 
     Matrix products only: look-ups in the embeddings count 0, and element-wise work (LayerNorm, GELU, softmax,
-    dropout, the optimizer) is left out, as is usual for a model's FLOP utilisation (MFU; Chowdhery et al.
+    rotation, dropout, the optimizer) is left out, as is usual for a model's FLOP utilisation (MFU; Chowdhery et al.
     2022, arXiv 2204.02311, appendix B). A product of (a × b) and (b × c) is 2abc. Attention to the left alone
     counts as attention to all, as there.
     """
     lengths = np.asarray(sequence_lengths, dtype=np.int64)
     hidden, inner = config.hidden_size, config.intermediate_size
     tokens, sequences = int(lengths.sum()), lengths.size
-    # query, key, value, output: four H × H products a token; feed-forward: H × I and I × H.
-    dense = tokens * (4 * 2 * hidden * hidden + 2 * 2 * hidden * inner)
+    # query, key, value, output: four H × H products a token; feed-forward: H × I, twice where it is gated, and I × H.
+    dense = tokens * (4 * 2 * hidden * hidden + 2 * hidden * (_expanded(config) + inner))
     # Scores and weighted values: each 2 · length² · D a head, and heads × D is H.
     attention = 2 * 2 * int(np.square(lengths).sum()) * hidden
     pooler_and_nsp = sequences * (2 * hidden * hidden + 2 * hidden * 2) if config.pair_head else 0
@@ -109,14 +118,19 @@ def activation_bytes(
     # Query, key, value and the scores; or these three, the context, and a log-sum-exp a row.
     fused = 4 * states * element + tokens * config.heads * 4
     attention = 3 * states * 4 + 3 * scores if plain_attention else fused
-    # ReLU's backward needs its output alone, which the next product keeps anyway.
-    feed_forward = (1 if config.activation == "relu" else 2) * tokens * inner * element
-    # The context, and two LayerNorms' inputs and outputs; two dropouts.
+    wide = tokens * inner * element
+    # Gated: the two products, the gate behind GELU, and the product of both. ReLU's backward needs its output alone,
+    # which the next product keeps anyway.
+    feed_forward = (4 if config.gated else 1 if config.activation == "relu" else 2) * wide
+    # The context, and two LayerNorms' inputs and outputs, wherever they stand; two dropouts.
     layer = 5 * states * element + 2 * states * mask + attention + feed_forward + 2 * statistics
-    # The sum, dropout's mask, the statistics; 29: indices of tokens, segments, positions, and of attention's grid.
-    embeddings = states * (element + mask) + statistics + 29 * tokens
-    # The last layer's output is kept by nobody, and each other's is the next one's input.
+    # The sum, dropout's mask, the statistics; 25: indices of tokens, segments, and of attention's grid. Positions are
+    # 4 more, or the cosines and sines of half a head's size, which all layers share.
+    positions = (4 if config.position == "learned" else 4 * config.head_size) * tokens
+    embeddings = states * (element + mask) + statistics + 25 * tokens + positions
+    # Each layer's output is the next one's input; the last one's is kept by the final LayerNorm, or by nobody.
     kept = layers * states * element if recompute else layers * layer
+    kept += states * element + statistics if config.norm == "pre" else 0
     # The transform: four vectors a masked token; the decoder: log-probabilities, always fp32; the pooler: two.
     logits = masked * config.vocab_size * 4
     pooler = 2 * sequences * hidden * element if config.pair_head else 0
@@ -126,6 +140,6 @@ def activation_bytes(
     # watching a process's memory.
     at_heads = max(2 * logits, config.vocab_size * hidden * element)
     scores_again = 2 * scores + 3 * states * 4 if plain_attention else 4 * states * element
-    in_layer = max(4 * tokens * inner * element, scores_again) + 2 * states * element
+    in_layer = max((6 if config.gated else 4) * wide, scores_again) + 2 * states * element
     in_layer += layer if recompute else 0
     return ActivationBytes(layers=kept + embeddings, heads=heads, backward=max(at_heads, in_layer - heads))

@@ -37,10 +37,10 @@ class MlmHead(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.bias)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.activation = ACTIVATION_FUNCTIONS[config.activation]
+        self.activation = ACTIVATION_FUNCTIONS[config.plain_activation]
 
     def forward(self, hidden_MH: Tensor, word_embeddings_VH: Tensor) -> Tensor:
         """Logits over the vocabulary, logits_MV."""

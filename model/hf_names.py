@@ -1,11 +1,11 @@
 """The same network under the names of Hugging Face `transformers`, both ways.
 
-In: a `state_dict` or a configuration of ours, or of theirs. Out: the other's. A network with a pairs' head is their
-`BertForPreTraining`; one without is their `BertForMaskedLM`, or, where it is causal, their `BertLMHeadModel` as a
-decoder. What always holds: `from_hf(to_hf(state))` is `state`, tensor for tensor, nothing copied; a name too many or
-too few is a `ValueError` that names it. `transformers` itself is not needed.
+In: a `state_dict` or a configuration of ours, or of theirs. Out: the other's. Which of their classes it is, `norm`,
+`position`, a pairs' head and causality decide (`hf_families` has the table). What always holds: `from_hf(to_hf(state))`
+is `state`, tensor for tensor, less a pairs' head that no class holds, and with biases of zeros where the network has
+none; a name too many or too few is a `ValueError` that names it. `transformers` itself is not needed.
 
-    >>> hf_model.load_state_dict(to_hf(model.state_dict()))
+    >>> hf_model.load_state_dict(to_hf(model.state_dict(), model.config))
     >>> model.load_state_dict(from_hf(hf_model.state_dict()))
 """
 
@@ -13,45 +13,17 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from model.config import ACTIVATIONS, ModelConfig
+from model.config import ModelConfig
+from model.hf_families import BERT, FAMILIES, PAIRS, Family, family_of, held
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Ours → theirs; a layer's names stand once, with {} for its number. Each is a module with weight or bias.
-_MODULES = {
-    "bert.embeddings.word": "bert.embeddings.word_embeddings",
-    "bert.embeddings.position": "bert.embeddings.position_embeddings",
-    "bert.embeddings.segment": "bert.embeddings.token_type_embeddings",
-    "bert.embeddings.norm": "bert.embeddings.LayerNorm",
-    "bert.layers.{}.attention.query": "bert.encoder.layer.{}.attention.self.query",
-    "bert.layers.{}.attention.key": "bert.encoder.layer.{}.attention.self.key",
-    "bert.layers.{}.attention.value": "bert.encoder.layer.{}.attention.self.value",
-    "bert.layers.{}.attention.output": "bert.encoder.layer.{}.attention.output.dense",
-    "bert.layers.{}.attention_norm": "bert.encoder.layer.{}.attention.output.LayerNorm",
-    "bert.layers.{}.feed_forward.expand": "bert.encoder.layer.{}.intermediate.dense",
-    "bert.layers.{}.feed_forward.contract": "bert.encoder.layer.{}.output.dense",
-    "bert.layers.{}.feed_forward_norm": "bert.encoder.layer.{}.output.LayerNorm",
-    "bert.pooler.dense": "bert.pooler.dense",
-    "mlm_head.dense": "cls.predictions.transform.dense",
-    "mlm_head.norm": "cls.predictions.transform.LayerNorm",
-    "mlm_head": "cls.predictions",  # its own bias: the decoder's
-    "nsp_head.dense": "cls.seq_relationship",
-}
-# What comes with a pairs' head and goes with it.
-_OF_PAIRS = ("bert.pooler.dense", "nsp_head.dense")
+_POSITIONS = "bert.embeddings.position.weight"
 _WITHOUT_BIAS = ("bert.embeddings.word", "bert.embeddings.position", "bert.embeddings.segment")
 _WITHOUT_WEIGHT = ("mlm_head",)
-
-# Theirs alone. The decoder's entries repeat what is tied; the buffers count positions and hold no weights.
-_TIED = {
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
-_BUFFERS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
-
-# The classes that have neither pooler nor pairs' head.
-_WITHOUT_PAIRS = {"BertForMaskedLM", "BertLMHeadModel"}
+# What has a bias in a network that is said to have none.
+_ALWAYS_BIASED = ("mlm_head", *PAIRS)
 
 _CONFIG_FIELDS = {
     "vocab_size": "vocab_size",
@@ -69,81 +41,127 @@ _CONFIG_FIELDS = {
 }
 
 
-def to_hf(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+def to_hf(
+    state: "Mapping[str, Tensor]", config: ModelConfig, *, pad_token_id: int = 0
+) -> "dict[str, Tensor]":
     """Our state under the names of `architecture`'s class, tied decoder entries included (the same tensors).
 
-    Before writing safetensors, drop the entries that `tied_names` lists: shared memory is refused there.
+    pad_token_id: behind which some classes' positions begin; the one that `hf_config` was given
+
+    Before writing safetensors, drop the entries that `tied_names` lists: shared memory is refused there. Raises
+    `ValueError` where no class holds the network.
     """
-    names = _names(_layers(state, r"bert\.layers\.(\d+)\."), pair_head=_has_any(state, _OF_PAIRS))
-    _refuse_differences("bertpipe", state, names)
-    renamed = {theirs: state[ours] for ours, theirs in names.items()}
-    return renamed | {copy: renamed[source] for copy, source in _TIED.items()}
+    family = family_of(config)
+    names = _names(family, config.layers, pair_head=held(config).pair_head)
+    pairs = {f"{ours}.{kind}" for ours in PAIRS for kind in _kinds(ours)} if config.pair_head else set()
+    absent = set() if config.bias else {ours for ours in names if _is_optional_bias(ours)}
+    _refuse_differences("bertpipe", state, (names.keys() | pairs) - absent)
+    whole = dict(state) | {bias: _zero_bias(state, bias) for bias in absent}
+    if family.padding_positions:
+        whole[_POSITIONS] = _rows_before(whole[_POSITIONS], pad_token_id + 1)
+    renamed = {theirs: whole[ours] for ours, theirs in names.items()}
+    if family.sinusoids:
+        renamed[family.sinusoids] = _sinusoids(config.max_positions, config.head_size)
+    return renamed | {copy: renamed[source] for copy, source in family.tied.items()}
 
 
-def from_hf(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """A state of one of their three classes under our names; the tied decoder's entries and buffers may be missing.
+def from_hf(state: "Mapping[str, Tensor]", *, pad_token_id: int = 0) -> "dict[str, Tensor]":
+    """A state of one of their classes under our names; the tied decoder's entries and buffers may be missing.
 
-    Raises `ValueError` on missing and unexpected names, and where the decoder is not tied to the embeddings.
+    Raises `ValueError` on missing and unexpected names, where the decoder is not tied to the embeddings, and where
+    sinusoids are not those of our positions.
     """
-    pair_head = _has_any(state, [_MODULES[ours] for ours in _OF_PAIRS])
-    names = _names(_layers(state, r"bert\.encoder\.layer\.(\d+)\."), pair_head=pair_head)
-    weights = {name: tensor for name, tensor in state.items() if name not in _TIED and name not in _BUFFERS}
+    family = next((each for each in FAMILIES if _has_any(state, [each.base])), BERT)
+    pair_head = bool(family.with_pairs) and _has_any(state, PAIRS.values())
+    names = _names(family, _layers(state, family), pair_head=pair_head)
+    constants = {*family.tied, *family.buffers, *([family.sinusoids] if family.sinusoids else [])}
+    weights = {name: tensor for name, tensor in state.items() if name not in constants}
     _refuse_differences("transformers", weights, names.values())
-    for copy, source in _TIED.items():
+    for copy, source in family.tied.items():
         if copy in state and not (state[copy] is state[source] or state[copy].equal(state[source])):
             raise ValueError(f"{copy} differs from {source}: bertpipe's decoder is tied to it")
-    return {ours: weights[theirs] for ours, theirs in names.items()}
+    if (found := state.get(family.sinusoids)) is not None and not _are_sinusoids(found):
+        raise ValueError(f"{family.sinusoids} does not hold the sines and cosines of rotary positions")
+    renamed = {ours: weights[theirs] for ours, theirs in names.items()}
+    if family.padding_positions:
+        renamed[_POSITIONS] = renamed[_POSITIONS][pad_token_id + 1 :]
+    return renamed
 
 
 def tied_names() -> tuple[str, ...]:
-    """The names in `to_hf`'s result that repeat another entry."""
-    return tuple(_TIED)
+    """The names in `to_hf`'s result that repeat another entry, whatever the class."""
+    return tuple(copy for family in FAMILIES for copy in family.tied)
 
 
 def architecture(config: ModelConfig) -> str:
-    """The class of `transformers` that computes this network."""
-    if config.pair_head:
-        return "BertForPreTraining"
-    return "BertLMHeadModel" if config.causal else "BertForMaskedLM"
+    """The class of `transformers` that computes this network, or all of it that `held` says.
+
+    Raises `ValueError` where there is none.
+    """
+    return family_of(config).architecture(config)
 
 
 def hf_config(config: ModelConfig, *, pad_token_id: int = 0) -> dict[str, Any]:
-    """What `config.json` of a model folder says; `transformers.BertConfig(**…)` takes it too."""
+    """What `config.json` of a model folder says; the class's own configuration takes it too, as `BertConfig(**…)`.
+
+    Raises `ValueError` where no class holds the network.
+    """
+    family = family_of(config)
     shape = {theirs: getattr(config, ours) for ours, theirs in _CONFIG_FIELDS.items()}
+    if family.padding_positions:
+        shape["max_position_embeddings"] += pad_token_id + 1
     return {
-        "architectures": [architecture(config)],
-        "model_type": "bert",
+        "architectures": [family.architecture(config)],
+        "model_type": family.model_type,
         **shape,
         "pad_token_id": pad_token_id,
         "tie_word_embeddings": True,
         "is_decoder": config.causal,
+        **family.says,
     }
 
 
 def from_hf_config(hf: Mapping[str, Any]) -> ModelConfig:
-    """Our configuration of a Hugging Face BERT; raises `ValueError` on what this network doesn't compute.
+    """Our configuration of one of their networks; raises `ValueError` on what this network doesn't compute.
 
-    A pairs' head is taken to be there unless a class without one is named, or the network is a decoder.
+    A pairs' head is taken to be there where the family has one, unless a class without one is named, or the network
+    is a decoder. Biases are always there, zeros or not.
     """
-    missing = [theirs for theirs in _CONFIG_FIELDS.values() if theirs not in hf]
+    types = {family.model_type: family for family in FAMILIES}
+    _demand(hf, {"model_type": tuple(types)})
+    family = types[hf.get("model_type", BERT.model_type)]
+    needed = [*_CONFIG_FIELDS.values(), *(["pad_token_id"] if family.padding_positions else [])]
+    missing = [theirs for theirs in needed if theirs not in hf]
     if missing:
         raise ValueError(f"the Hugging Face configuration lacks {', '.join(missing)}")
     classes, causal = set(hf.get("architectures") or ()), bool(hf.get("is_decoder"))
-    demands = {
-        "model_type": ("bert",),
-        "hidden_act": ACTIVATIONS,
-        "position_embedding_type": ("absolute",),
-        "tie_word_embeddings": (True,),
-        "is_decoder": (False, True) if classes <= _WITHOUT_PAIRS else (False,),
-        "add_cross_attention": (False,),
-    }
+    known_without_pairs = classes <= {family.masked, family.causal}
+    _demand(
+        hf,
+        {
+            "hidden_act": family.activations,
+            "position_embedding_type": ("absolute",),
+            "embedding_size": (None, hf["hidden_size"]),
+            "rotary_value": (False,),
+            "tie_word_embeddings": (True,),
+            "is_decoder": (False, True) if known_without_pairs else (False,),
+            "add_cross_attention": (False,),
+        },
+    )
+    shape = {ours: hf[theirs] for ours, theirs in _CONFIG_FIELDS.items()}
+    if family.padding_positions:
+        shape["max_positions"] -= hf["pad_token_id"] + 1
+    has_pairs = bool(family.with_pairs) and not causal and not (classes and known_without_pairs)
+    return ModelConfig(
+        **shape, norm=family.norm, position=family.position, pair_head=has_pairs, causal=causal
+    )
+
+
+def _demand(hf: Mapping[str, Any], demands: Mapping[str, tuple[Any, ...]]) -> None:
     for key, accepted in demands.items():
         if key in hf and hf[key] not in accepted:
             wanted = " or ".join(repr(value) for value in accepted)
             raise ValueError(f"the Hugging Face configuration has {key} {hf[key]!r}: bertpipe needs {wanted}")
-    shape = {ours: hf[theirs] for ours, theirs in _CONFIG_FIELDS.items()}
-    has_pairs = not causal and not (classes and classes <= _WITHOUT_PAIRS)
-    return ModelConfig(**shape, pair_head=has_pairs, causal=causal)
 
 
 def _has_any(state: "Mapping[str, Tensor]", modules: Iterable[str]) -> bool:
@@ -151,10 +169,11 @@ def _has_any(state: "Mapping[str, Tensor]", modules: Iterable[str]) -> bool:
     return any(name.startswith(beginnings) for name in state)
 
 
-def _names(layers: int, *, pair_head: bool) -> dict[str, str]:
+def _names(family: Family, layers: int, *, pair_head: bool) -> dict[str, str]:
+    """Ours → theirs, of every weight and bias."""
     names: dict[str, str] = {}
-    for ours, theirs in _MODULES.items():
-        if ours in _OF_PAIRS and not pair_head:
+    for ours, theirs in family.modules.items():
+        if ours in PAIRS and not pair_head:
             continue
         for number in range(layers) if "{}" in ours else (0,):
             for kind in _kinds(ours):
@@ -168,9 +187,48 @@ def _kinds(module: str) -> tuple[str, ...]:
     return ("bias",) if module in _WITHOUT_WEIGHT else ("weight", "bias")
 
 
-def _layers(state: "Mapping[str, Tensor]", pattern: str) -> int:
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _is_optional_bias(name: str) -> bool:
+    return name.endswith(".bias") and _module(name) not in _ALWAYS_BIASED
+
+
+def _layers(state: "Mapping[str, Tensor]", family: Family) -> int:
+    pattern = rf"{family.base}\.encoder\.layer\.(\d+)\."
     numbers = [int(match[1]) for name in state if (match := re.match(pattern, name))]
     return max(numbers, default=0) + 1
+
+
+def _zero_bias(state: "Mapping[str, Tensor]", bias: str) -> "Tensor":
+    weight = state[f"{_module(bias)}.weight"]
+    return weight.new_zeros(weight.shape[0])
+
+
+def _rows_before(table: "Tensor", rows: int) -> "Tensor":
+    """A table with rows of zeros in front, which nothing reads."""
+    from torch.nn import functional
+
+    return functional.pad(table, (0, 0, rows, 0))
+
+
+def _sinusoids(positions: int, head_size: int) -> "Tensor":
+    """What we turn by, laid out as RoFormer's table: a row's sines, then its cosines."""
+    import torch
+
+    from model.rotation import rotation
+
+    turn = rotation(torch.arange(positions), head_size)
+    return torch.cat((turn.sin_T1F, turn.cos_T1F), dim=-1)[:, 0]
+
+
+def _are_sinusoids(table: "Tensor") -> bool:
+    import torch
+
+    wanted = _sinusoids(*table.shape).to(table.device)
+    # Angles in fp32 are off by up to a position's rounding; half precisions keep two or three digits.
+    return torch.allclose(table.float(), wanted, rtol=0, atol=1e-4 if table.dtype == torch.float32 else 1e-2)
 
 
 def _refuse_differences(whose: str, state: "Mapping[str, Tensor]", expected: Iterable[str]) -> None:

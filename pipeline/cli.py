@@ -452,6 +452,8 @@ def convert(checkpoint: Path, output: Path, register: str | None, no_track: bool
         f"{output}: {proof.parameters:,} parameters; transformers' logits differ from the engine's by at "
         f"most {proof.largest_difference:.1e}"
     )
+    if proof.left_out:
+        click.echo(proof.left_out)
     if proof.registered:
         click.echo(proof.registered)
 

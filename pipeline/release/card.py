@@ -8,6 +8,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.counts import parameter_count
+from model.hf_families import held
 from pipeline.objectives import OBJECTIVES, TASKS, Objective
 from pipeline.training.checkpoints import CheckpointInfo
 
@@ -38,7 +39,7 @@ tags: [bert, {use}, bertpipe]
 # BERT, {config.layers} layers × {config.hidden_size}, {cased}
 
 Pretrained from scratch by {learned} ({objective.source}),
-with bertpipe {info.versions.get("bertpipe", "")}. {_heads(objective)}
+with bertpipe {info.versions.get("bertpipe", "")}. {_heads(config, objective)}
 
 ```python
 {_USE[use]}
@@ -49,12 +50,13 @@ with bertpipe {info.versions.get("bertpipe", "")}. {_heads(objective)}
 {
         _table(
             {
-                "parameters": f"{parameter_count(config):,}",
+                "parameters": f"{parameter_count(held(config)):,}",
                 "layers": config.layers,
                 "hidden size": config.hidden_size,
                 "attention heads": config.heads,
                 "vocabulary": f"{config.vocab_size:,} WordPieces, {cased}",
                 "longest sequence": f"{config.max_positions} tokens",
+                **_switches(config),
             }
         )
     }
@@ -134,8 +136,27 @@ def _phase(phase: dict[str, Any]) -> str:
     )
 
 
-def _heads(objective: Objective) -> str:
+def _switches(config: ModelConfig) -> dict[str, str]:
+    """Where the network is not built as published."""
+    rows = {}
+    if config.norm == "pre":
+        rows["LayerNorm"] = "before each half of a layer (pre-LN, Xiong et al. 2020, arXiv 2002.04745)"
+    if config.position == "rotary":
+        rows["positions"] = "rotary (Su et al. 2021, arXiv 2104.09864)"
+    if not config.bias:
+        rows["biases"] = "zeros in the layers, which were trained without"
+    if config.activation != "gelu":
+        rows["activation"] = f"`{config.activation}`"
+    return rows
+
+
+def _heads(config: ModelConfig, objective: Objective) -> str:
     """What the heads that leave with the network have learned."""
+    if held(config) != config:
+        return (
+            "It was trained with a pooler and a head for pairs of sentences, which this class of transformers has no "
+            "room for: they are not in this folder."
+        )
     if objective.pair_label == "next":
         return "Its `cls.seq_relationship` tells whether B follows A (0) or is random (1)."
     if objective.pair_label == "order":

@@ -3,8 +3,9 @@
 In: a checkpoint of any ZeRO stage. Out: `config.json, model.safetensors, vocab.txt, tokenizer.json,
 tokenizer_config.json, special_tokens_map.json, README.md`. What always holds: the folder appears whole or not
 at all, and only after `transformers` has loaded it and given the trained engine's logits (law 9), tied
-decoder and the pairs' head included. The objective decides which of transformers' classes that is: BertForPreTraining,
-BertForMaskedLM or, as a decoder, BertLMHeadModel.
+decoder and the pairs' head included. The objective and the network decide which of transformers' classes that is
+(`model.hf_families`); a network that none computes is refused before any work, and a pairs' head that its class has no
+room for stays behind, which is said.
 
 Example:
     bertpipe convert RUNS/mini/checkpoints/latest -o MODELS/mini
@@ -22,6 +23,7 @@ import numpy as np
 
 from model.config import ModelConfig
 from model.counts import parameter_count
+from model.hf_families import family_of, held, why_none
 from model.hf_names import architecture, hf_config, tied_names, to_hf
 from pipeline import storage
 from pipeline.corpus.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
@@ -72,18 +74,21 @@ class Proof:
     """What was seen before the folder was kept.
 
     largest_difference: between the engine's logits and those of the folder loaded by transformers
+    left_out: what of the network the folder has no room for, as a person reads it; empty where it holds all
     registered: what became of it in the registry, as a person reads it; empty where that was not asked for
     """
 
     parameters: int
     largest_difference: float
+    left_out: str = ""
     registered: str = ""
 
 
 def run(config: ConvertConfig) -> Proof:
     """Convert a checkpoint; see the module's promises.
 
-    Raises InputError where the output is taken or the checkpoint is none, RunFailed where the proof fails.
+    Raises InputError where the output is taken, the checkpoint is none or no class of transformers computes its
+    network, RunFailed where the proof fails.
     """
     started = time.time()
     if config.output.exists() and (not config.output.is_dir() or any(config.output.iterdir())):
@@ -92,6 +97,8 @@ def run(config: ConvertConfig) -> Proof:
         raise InputError(f"{config.output} is a URI; convert to a local folder and copy it there")
     checkpoint = pinned(config.checkpoint)
     info = read_checkpoint(checkpoint)
+    if why := why_none(ModelConfig(**info.model)):
+        raise InputError(f"{checkpoint} can't be converted: {why}; docs/architecture.md lists what can")
     run = run_of(checkpoint)
     if config.register is not None:
         # Before the work: without a run on record there is nothing to register below.
@@ -109,7 +116,7 @@ def run(config: ConvertConfig) -> Proof:
     storage.make_folder(str(temporary))
     try:
         _write_model(temporary, network, info, vocabulary, identity)
-        difference = prove(temporary, network.config, read_probe(checkpoint))
+        difference = prove(temporary, held(network.config), read_probe(checkpoint))
         storage.write_text(str(temporary / "README.md"), model_card(info, identity, difference))
         if config.output.exists():
             config.output.rmdir()
@@ -118,7 +125,11 @@ def run(config: ConvertConfig) -> Proof:
         raise RunFailed(f"cannot write {config.output}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    proof = Proof(parameters=parameter_count(network.config), largest_difference=difference)
+    proof = Proof(
+        parameters=parameter_count(held(network.config)),
+        largest_difference=difference,
+        left_out=left_out(network.config),
+    )
     if not config.track:
         return proof
     record = conversion_record(output, info, identity, proof.parameters, difference)
@@ -127,6 +138,13 @@ def run(config: ConvertConfig) -> Proof:
         return proof
     said = register(config.register, output, run, info, record, started=started)
     return dataclasses.replace(proof, registered=said)
+
+
+def left_out(config: ModelConfig) -> str:
+    """What of a network its class of transformers has no room for, as a person reads it; empty where it holds all."""
+    if held(config) == config:
+        return ""
+    return f"{architecture(config)} has no pooler and no pairs' head: the checkpoint's stay behind"
 
 
 def _tensor_bytes(tensors: "dict[str, torch.Tensor]", metadata: dict[str, str]) -> bytes:
@@ -139,7 +157,7 @@ def _tensor_bytes(tensors: "dict[str, torch.Tensor]", metadata: dict[str, str]) 
 def _write_model(
     folder: Path, network: "BertForPretraining", info: CheckpointInfo, vocabulary: Vocabulary, identity: str
 ) -> None:
-    state = to_hf(network.state_dict())
+    state = to_hf(network.state_dict(), network.config, pad_token_id=vocabulary.pad_id)
     # Tied tensors are one tensor: stored once, tied again by transformers.
     stored = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied_names()}
     lineage = {"format": "pt", "bertpipe.checkpoint": identity, "bertpipe.step": str(info.step)}
@@ -163,6 +181,7 @@ def _write_model(
 def prove(folder: Path, config: ModelConfig, engine_answers: "dict[str, torch.Tensor]") -> float:
     """The largest difference between the engine's logits and those of `folder` loaded by transformers.
 
+    config: of what the folder holds, which may be less than the engine's network
     Raises RunFailed where it is above 1e-4, or where transformers misses or doesn't know a weight.
     """
     import transformers
@@ -176,7 +195,8 @@ def prove(folder: Path, config: ModelConfig, engine_answers: "dict[str, torch.Te
             raise RunFailed(
                 f"transformers reports {kind} {sorted(map(str, loading[kind]))}; nothing was kept"
             )
-    difference = largest_difference(_transformers_logits(theirs.eval(), config), engine_answers)
+    answers = _transformers_logits(theirs.eval(), config)
+    difference = largest_difference(answers, {name: engine_answers[name] for name in answers})
     if difference > TOLERANCE:
         raise RunFailed(
             f"transformers' logits differ from the engine's by {difference:.1e}, more than {TOLERANCE:.0e}; "
@@ -200,6 +220,10 @@ def _transformers_logits(theirs: Any, config: ModelConfig) -> "dict[str, torch.T
         padded[name][sequence, given["positions_T"]] = torch.from_numpy(given[ours])
     padded["attention_mask"] = torch.zeros(shape, dtype=torch.long)
     padded["attention_mask"][sequence, given["positions_T"]] = 1
+    pad_id = theirs.config.pad_token_id
+    if family_of(config).padding_positions and (given["tokens_T"] == pad_id).any():
+        # It counts a sequence's tokens but for [PAD], which never stands in one, but may in a probe.
+        padded["position_ids"] = torch.arange(shape[1]).expand(shape) + pad_id + 1
     with torch.no_grad():
         answer = theirs(**padded)
     probed = given["probed_P"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from model.config import ModelConfig
+from model.hf_families import why_none
 from pipeline.batches.block_source import BlockSource
 from pipeline.batches.held_out import held_out_blocks, held_out_micro_batches
 from pipeline.batches.masking import MaskingConfig
@@ -64,10 +65,17 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What is worth knowing before the first step: how often sources are gone through, words not known."""
+        """What is worth knowing before the first step: how often sources are gone through, words not known, a model
+        that can't leave.
+        """
         idle = self.objective.causal and self.recipe.masking != MaskingConfig()
         warning = "warning: nothing is masked left to right, so masking plays no part"
-        return [*self._mixtures(), *self._unknown_words(), *([warning] if idle else [])]
+        notes = [*self._mixtures(), *self._unknown_words(), *([warning] if idle else [])]
+        if why := why_none(self.model):
+            notes.append(
+                f"warning: bertpipe convert will refuse this model: {why}; docs/architecture.md lists what it takes"
+            )
+        return notes
 
     def _unknown_words(self) -> list[str]:
         if self.objective.causal or self.recipe.masking.strategy == "token":

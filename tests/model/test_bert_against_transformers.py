@@ -21,7 +21,7 @@ def test_logits_losses_and_every_gradient_equal_those_of_transformers(
     ours = make_model(activation=activation).to(dtype)
     twin_config = transformers.BertConfig(**hf_config(ours.config))
     theirs = transformers.BertForPreTraining(twin_config).to(dtype).eval()
-    theirs.load_state_dict(to_hf(ours.state_dict()))
+    theirs.load_state_dict(to_hf(ours.state_dict(), ours.config))
     batch = lay_end_to_end(lengths, tail=7, masked_pads=3)
     grid = padded(batch)
     counted = batch["masked_labels_M"] != -100
@@ -49,7 +49,7 @@ def test_logits_losses_and_every_gradient_equal_those_of_transformers(
     reported = theirs(**grid, next_sentence_label=batch["next_labels_B"]).loss
     loss = sums.mlm_sum / masked + sums.nsp_sum / pairs
     torch.testing.assert_close(loss, reported, rtol=tolerance, atol=0)
-    found = to_hf(gradients(ours, loss))
+    found = to_hf(gradients(ours, loss), ours.config)
     wanted = gradients(theirs, reported)
     assert set(found) - set(tied_names()) == set(wanted)
     for name, gradient in wanted.items():

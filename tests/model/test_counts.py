@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.bert import BertForPretraining
 from model.config import PRESETS, ModelConfig, preset
 from model.counts import activation_bytes, parameter_count, step_flops
+from workshop.switches import every_form
 
 
 def test_the_formula_counts_the_networks_parameters(config):
@@ -119,3 +120,38 @@ def test_a_gpu_keeps_no_attention_probabilities():
     assert long == pytest.approx(short, rel=0.01)
     on_cpu = activation_bytes(shape, sequences=1, length=512, masked=76).layers
     assert on_cpu - long > 12 * 3 * 12 * 512**2 * 4 * 0.9
+
+
+@every_form
+def test_parameters_and_flops_of_every_switch_are_those_of_the_network(make_model, lay_end_to_end, form):
+    model = make_model(**form, attention_dropout=0.1).train()
+    assert parameter_count(model.config) == sum(p.numel() for p in model.parameters())
+    without_pairs = BertForPretraining(replace(model.config, pair_head=False))
+    assert parameter_count(without_pairs.config) == sum(p.numel() for p in without_pairs.parameters())
+    batch, counter = lay_end_to_end((24,) * 6, masked_each=3), FlopCounterMode(display=False)
+    with counter:
+        sums = model(**batch)
+        (sums.mlm_sum + sums.nsp_sum).backward()
+    assert step_flops(model.config, (24,) * 6, masked=18) == counter.get_total_flops()
+
+
+@every_form
+@pytest.mark.parametrize(
+    ("sequences", "length", "layers", "attention_dropout", "hidden_dropout", "element"),
+    [(8, 24, 3, 0.1, 0.1, 4), (1, 512, 2, 0.0, 0.0, 2), (3, 64, 1, 0.0, 0.1, 4)],
+)
+def test_the_activations_of_every_switch_are_those_that_autograd_keeps(
+    lay_end_to_end, config, saved_bytes, form, sequences, length, layers, attention_dropout,
+    hidden_dropout, element,
+):  # fmt: skip
+    shape = replace(
+        config, **form, layers=layers, hidden_size=64, intermediate_size=192, max_positions=512,
+        attention_dropout=attention_dropout, hidden_dropout=hidden_dropout,
+    )  # fmt: skip
+    model = BertForPretraining(shape).train()
+    model = model.to(torch.float32 if element == 4 else torch.bfloat16)
+    batch = lay_end_to_end([length] * (sequences - 1) + [length - 1], masked_each=6) | {"longest": length}
+    formula = activation_bytes(
+        shape, sequences=sequences, length=length, masked=6 * sequences, element=element
+    )
+    assert formula.kept == pytest.approx(saved_bytes(model, batch), rel=0.03)

@@ -21,14 +21,14 @@ def theirs(config):
 
 
 def test_our_names_become_exactly_those_of_transformers(ours, theirs):
-    renamed, expected = to_hf(ours.state_dict()), theirs.state_dict()
+    renamed, expected = to_hf(ours.state_dict(), ours.config), theirs.state_dict()
     assert renamed.keys() == expected.keys()
     assert all(renamed[name].shape == expected[name].shape for name in expected)
 
 
 def test_there_and_back_gives_the_same_tensors(ours):
     state = ours.state_dict()
-    back = from_hf(to_hf(state))
+    back = from_hf(to_hf(state, ours.config))
     assert back.keys() == state.keys()
     assert all(back[name] is state[name] for name in state)
 
@@ -41,7 +41,7 @@ def test_weights_of_transformers_load_into_our_network(ours, theirs):
 
 
 def test_tied_entries_and_buffers_may_be_missing_or_present(ours):
-    state = to_hf(ours.state_dict())
+    state = to_hf(ours.state_dict(), ours.config)
     without = {name: tensor for name, tensor in state.items() if name not in tied_names()}
     assert len(state) - len(without) == 2
     with_buffers = {**without, "bert.embeddings.position_ids": torch.arange(40)[None]}
@@ -50,7 +50,7 @@ def test_tied_entries_and_buffers_may_be_missing_or_present(ours):
 
 
 def test_names_too_many_or_too_few_are_refused_by_name(ours):
-    state = to_hf(ours.state_dict())
+    state = to_hf(ours.state_dict(), ours.config)
     lost = "bert.encoder.layer.1.output.dense.bias"
     damaged = {name: tensor for name, tensor in state.items() if name != lost}
     with pytest.raises(ValueError, match=rf"missing {lost}$"):
@@ -60,13 +60,13 @@ def test_names_too_many_or_too_few_are_refused_by_name(ours):
     own = ours.state_dict()
     del own["bert.embeddings.norm.bias"]
     with pytest.raises(ValueError, match=r"missing bert\.embeddings\.norm\.bias$"):
-        to_hf(own)
+        to_hf(own, ours.config)
     with pytest.raises(ValueError, match=r"missing bert\.embeddings"):
         from_hf({})
 
 
 def test_a_decoder_that_is_not_tied_is_refused(ours):
-    state = to_hf(ours.state_dict())
+    state = to_hf(ours.state_dict(), ours.config)
     with pytest.raises(ValueError, match=r"decoder\.weight differs from bert\.embeddings\.word_embeddings"):
         from_hf({**state, "cls.predictions.decoder.weight": torch.zeros(97, 32)})
 

@@ -24,6 +24,7 @@ def test_presets_are_the_published_shapes():
         assert shape.head_size == 64
         assert shape.intermediate_size == 4 * shape.hidden_size
         assert (shape.max_positions, shape.type_vocab_size, shape.activation) == (512, 2, "gelu")
+        assert (shape.norm, shape.position, shape.bias) == ("post", "learned", True)
         assert (shape.hidden_dropout, shape.attention_dropout) == (0.1, 0.1)
         assert (shape.initializer_range, shape.layer_norm_eps) == (0.02, 1e-12)
 
@@ -89,6 +90,15 @@ def test_unknown_names_are_refused_with_the_nearest_known_one(name, overrides, m
             "asked of it; set pair_head to false",
         ),
         ({"activation": "gelu_new"}, "model.activation 'gelu_new' is unknown: did you mean 'gelu'?"),
+        ({"norm": "per"}, "model.norm 'per' is unknown: did you mean 'pre'?"),
+        ({"norm": None}, "model.norm None is unknown: known are post, pre"),
+        ({"position": "rotery"}, "model.position 'rotery' is unknown: did you mean 'rotary'?"),
+        ({"bias": "no"}, "model.bias is 'no': give true or false"),
+        (
+            {"position": "rotary", "hidden_size": 36},
+            "model.position is 'rotary', which turns a head's numbers two by two, and model.hidden_size 36 / "
+            "model.heads 4 is 9: set hidden_size to a multiple of 8",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_value_and_remedy(change, message):

@@ -24,6 +24,6 @@ def test_model_imports_neither_pipeline_nor_deepspeed_nor_transformers():
     assert not loaded_after(", ".join(MODULES)) & {"pipeline", "deepspeed", "transformers"}
 
 
-@pytest.mark.parametrize("name", ["model", "model.config"])
+@pytest.mark.parametrize("name", ["model", "model.config", "model.hf_families", "model.hf_names"])
 def test_a_configuration_is_checked_without_loading_torch(name):
     assert not loaded_after(name) & {"torch", "numpy"}

@@ -27,7 +27,7 @@ MIXED, EQUAL = (5, 17, 9, 23, 1, 12), (16, 16, 16, 16)
 def twin(ours):
     config = transformers.BertConfig(**hf_config(ours.config), attn_implementation="eager")
     theirs = getattr(transformers, architecture(ours.config))(config).eval()
-    theirs.load_state_dict(to_hf(ours.state_dict()))
+    theirs.load_state_dict(to_hf(ours.state_dict(), ours.config))
     return theirs
 
 
@@ -68,7 +68,7 @@ def test_logits_loss_and_every_gradient_equal_those_of_transformers(
     torch.testing.assert_close(loss, expected.loss, rtol=1e-5, atol=0)
     assert sums.mlm_correct == (wanted.argmax(-1) == batch["masked_labels_M"]).sum()
     assert (float(sums.nsp_sum), int(sums.nsp_correct)) == (0.0, 0)
-    ours_by_name, theirs_by_name = to_hf(gradients(ours, loss)), gradients(theirs, expected.loss)
+    ours_by_name, theirs_by_name = to_hf(gradients(ours, loss), ours.config), gradients(theirs, expected.loss)
     assert set(ours_by_name) - set(tied_names()) == set(theirs_by_name)
     for weight, gradient in theirs_by_name.items():
         # A key's bias shifts all scores of a query alike: its true gradient is 0.
@@ -147,21 +147,27 @@ def test_the_activations_are_those_that_autograd_keeps(
 def test_names_and_configuration_go_there_and_back(make_model, name, form):
     ours = make_model(**form)
     state = ours.state_dict()
-    back = from_hf(to_hf(state))
+    back = from_hf(to_hf(state, ours.config))
     assert back.keys() == state.keys()
     assert all(back[each] is state[each] for each in state)
     theirs = twin(ours)
-    assert to_hf(state).keys() == theirs.state_dict().keys()
+    assert to_hf(state, ours.config).keys() == theirs.state_dict().keys()
     assert from_hf(theirs.state_dict()).keys() == state.keys()
     assert hf_config(ours.config)["architectures"] == [name]
     assert from_hf_config(hf_config(ours.config)) == ours.config
     assert from_hf_config(theirs.config.to_dict() | {"architectures": [name]}) == ours.config
     with pytest.raises(ValueError, match=r"missing .*predictions\.bias"):
-        from_hf({each: tensor for each, tensor in to_hf(state).items() if each != "cls.predictions.bias"})
+        from_hf(
+            {
+                each: tensor
+                for each, tensor in to_hf(state, ours.config).items()
+                if each != "cls.predictions.bias"
+            }
+        )
 
 
-def test_half_a_pairs_head_is_neither_form(make_model):
-    state = to_hf(make_model().state_dict())
+def test_half_a_pairs_head_is_neither_form(make_model, config):
+    state = to_hf(make_model().state_dict(), config)
     without = {each: tensor for each, tensor in state.items() if "pooler" not in each}
     with pytest.raises(ValueError, match=r"missing bert\.pooler\.dense\.bias, bert\.pooler\.dense\.weight$"):
         from_hf(without)

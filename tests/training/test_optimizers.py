@@ -12,9 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.bert import BertForPretraining
+from model.config import preset
+from pipeline.training.optimizer import is_kept
 from pipeline.training.world import free_port
 from workshop import optimizer_ranks, processes
 from workshop.optimizer_ranks import CLIPPING, RATE, STEPS, gradient_of, starting_weights
+from workshop.switches import every_form
 from workshop.update_formulas import LambFormula
 
 CONFIGS = ["zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
@@ -48,6 +52,20 @@ def expected_after(ranks: int) -> list[Tensor]:
         for formula, gradient in zip(formulas, clipped(sums), strict=True):
             formula.update(gradient, RATE)
     return [formula.x for formula in formulas]
+
+
+@every_form
+def test_weight_decay_leaves_biases_and_layer_norms_alone_however_the_network_is_built(
+    form: dict[str, Any],
+) -> None:
+    network = BertForPretraining(preset("tiny", vocab_size=50, hidden_size=16, intermediate_size=24, **form))
+    kept = {name for name, parameter in network.named_parameters() if is_kept(name, parameter)}
+    norms = {name for name, module in network.named_modules() if isinstance(module, torch.nn.LayerNorm)}
+    assert kept == {
+        name
+        for name, _ in network.named_parameters()
+        if name.endswith(".bias") or name.rpartition(".")[0] in norms
+    }
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])

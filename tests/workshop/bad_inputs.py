@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from pipeline import lineage
 from workshop.shard_folders import list_other_shards
 
 TEXT = "\n\n".join(f"Document {n} says this.\nAnd that follows it.\nIts end is {n}." for n in range(60))
@@ -164,6 +165,11 @@ def _checkpoints(folder: Path) -> None:
     (copy("NOTHINGSAID") / "checkpoint.json").write_text("{}")
     newer = copy("NEWERCHECKPOINT") / "checkpoint.json"
     newer.write_text(json.dumps(json.loads(newer.read_text()) | {"format_version": 99}))
+    gated = copy("GATED") / "checkpoint.json"
+    said = json.loads(gated.read_text())
+    del said["hash"]
+    said["model"]["activation"] = "geglu"
+    gated.write_text(json.dumps(said | {"hash": lineage.hash_json(said)}))
     rewound = Path(shutil.copytree(folder / "TRAINED", folder / "REWOUND", symlinks=True))
     record = rewound / "checkpoints" / whole.name / "checkpoint.json"
     record.write_text(record.read_text().replace('"step": 1,', '"step": 0,', 1))
