@@ -246,7 +246,8 @@ class BertForPretraining(nn.Module):
             pads. Not looked at without a pairs' head.
         """
         hidden_TH, pooled_BH = self.bert(tokens_T, segments_T, positions_T, sequence_starts_B1, longest)
-        mlm_sum, mlm_correct = sums(self.mlm_logits(hidden_TH, masked_positions_M), masked_labels_M)
+        hidden_MH = hidden_TH.index_select(0, masked_positions_M)
+        mlm_sum, mlm_correct = self.mlm_head(hidden_MH, self.bert.embeddings.word.weight, masked_labels_M)
         if pooled_BH is None:
             return PretrainingSums(
                 mlm_sum, torch.zeros_like(mlm_sum), mlm_correct, torch.zeros_like(mlm_correct)
@@ -269,8 +270,7 @@ class BertForPretraining(nn.Module):
     def mlm_logits(self, hidden_TH: Tensor, positions_M: Tensor) -> Tensor:
         """Logits over the vocabulary at the given tokens, logits_MV."""
         hidden_MH = hidden_TH.index_select(0, positions_M)
-        logits_MV: Tensor = self.mlm_head(hidden_MH, self.bert.embeddings.word.weight)
-        return logits_MV
+        return self.mlm_head.logits(hidden_MH, self.bert.embeddings.word.weight)
 
     def nsp_logits(self, pooled_BH: Tensor) -> Tensor:
         """Logits of a pair's two labels ("B follows A" is 0, "B is random" 1), logits_B2.

@@ -16,6 +16,11 @@ from numpy.typing import ArrayLike
 
 from model.config import ModelConfig
 
+# Elements of the logits over the vocabulary that the loss makes at once. On a CPU 32 MB of them are still in its cache
+# from one operation to the next, and fewer make more passes over the weights' gradient; a GPU wants a large matrix
+# product.
+LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 26}
+
 
 def parameter_count(config: ModelConfig) -> int:
     """Trainable parameters; the decoder's weights are the word embeddings' and count once."""
@@ -67,7 +72,7 @@ class ActivationBytes:
     """What a forward keeps for its backward, and what comes on top while that runs.
 
     layers: kept by embeddings and encoder layers (with `recompute`, their inputs alone)
-    heads: kept by the two heads, the log-probabilities over the vocabulary included
+    heads: kept by the two heads, the gradient of the decoder's weights included
     backward: the most that the backward pass makes and drops again at any moment
     """
 
@@ -131,14 +136,14 @@ def activation_bytes(
     # Each layer's output is the next one's input; the last one's is kept by the final LayerNorm, or by nobody.
     kept = layers * states * element if recompute else layers * layer
     kept += states * element + statistics if config.norm == "pre" else 0
-    # The transform: four vectors a masked token; the decoder: log-probabilities, always fp32; the pooler: two.
-    logits = masked * config.vocab_size * 4
+    # The transform: three vectors a masked token; the decoder: the gradients that its forward made; the pooler: two.
+    decoder = (masked * hidden + config.vocab_size * (hidden + 1)) * element
     pooler = 2 * sequences * hidden * element if config.pair_head else 0
-    heads = 4 * masked * hidden * element + logits + pooler
-    # Backward: at the heads the gradients of probabilities and logits, or of the decoder's weights; then, a layer
-    # at a time, those of the feed-forward layer or of attention, when the heads' share is free again. Found by
-    # watching a process's memory.
-    at_heads = max(2 * logits, config.vocab_size * hidden * element)
+    heads = 3 * masked * hidden * element + decoder + pooler
+    # The most at once: at the heads a chunk's logits and probabilities, in fp32; then, a layer at a time, the gradients
+    # of the feed-forward layer or of attention, when the heads' share is free again. Found by watching a process's
+    # memory.
+    at_heads = 2 * 4 * min(masked * config.vocab_size, LOGITS_AT_ONCE["cuda" if gpu else "cpu"])
     scores_again = 2 * scores + 3 * states * 4 if plain_attention else 4 * states * element
     in_layer = max((6 if config.gated else 4) * wide, scores_again) + 2 * states * element
     in_layer += layer if recompute else 0

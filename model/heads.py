@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import ModelConfig
-
-IGNORED = -100  # the label of what has none: PyTorch's convention for cross entropy
+from model.vocabulary_loss import IGNORED, vocabulary_loss
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -42,10 +41,19 @@ class MlmHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.activation = ACTIVATION_FUNCTIONS[config.plain_activation]
 
-    def forward(self, hidden_MH: Tensor, word_embeddings_VH: Tensor) -> Tensor:
+    def forward(
+        self, hidden_MH: Tensor, word_embeddings_VH: Tensor, labels_M: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the cross entropies over the vocabulary, and count of correct predictions; see `sums`."""
+        return vocabulary_loss(self._transformed(hidden_MH), word_embeddings_VH, self.bias, labels_M)
+
+    def logits(self, hidden_MH: Tensor, word_embeddings_VH: Tensor) -> Tensor:
         """Logits over the vocabulary, logits_MV."""
-        transformed_MH = self.norm(self.activation(self.dense(hidden_MH)))
-        return functional.linear(transformed_MH, word_embeddings_VH, self.bias)
+        return functional.linear(self._transformed(hidden_MH), word_embeddings_VH, self.bias)
+
+    def _transformed(self, hidden_MH: Tensor) -> Tensor:
+        transformed_MH: Tensor = self.norm(self.activation(self.dense(hidden_MH)))
+        return transformed_MH
 
 
 class NspHead(nn.Module):

@@ -193,7 +193,7 @@ def table(planned: Fit) -> list[str]:
                 gib(need.weights + need.master),
                 gib(need.gradients),
                 gib(need.optimizer),
-                gib(need.activations + need.logits),
+                gib(need.activations),
                 gib(need.with_margin - need.device + need.buckets + need.context),
                 gib(need.host) if need.host else "–",
                 "yes" if row.fits else "no",

@@ -68,7 +68,6 @@ class Estimate:
     master: the fp32 copy of the weights that is updated
     buckets: what communication and the optimizer's step copy
     activations: kept for the backward pass, and what that makes in passing
-    logits: log-probabilities over the vocabulary at the tokens to be guessed: masked ones, or nearly all (`ltr`)
     context: what a process takes before there is a network
     host: in the node's memory, for what is offloaded; not part of `device`
     """
@@ -79,7 +78,6 @@ class Estimate:
     master: int
     buckets: int
     activations: int
-    logits: int
     context: int
     host: int
 
@@ -157,8 +155,6 @@ def estimate(
         gpu=gpu,
         recompute=recompute,
     )
-    logits = 4 * batch.sequences * batch.masked * model.vocab_size
-    activations = kept.peak - logits
     # The optimizer's step comes when activations and buckets are gone.
     buckets = max(buckets, step_copy - kept.peak)
     return Estimate(
@@ -167,8 +163,7 @@ def estimate(
         optimizer=optimizer,
         master=master,
         buckets=buckets,
-        activations=activations,
-        logits=logits,
+        activations=kept.peak,
         context=_GPU_CONTEXT if gpu else _CPU_CONTEXT,
         host=host,
     )

@@ -229,7 +229,10 @@ def _ask(network: Any, given: dict[str, Any], device: str) -> "torch.Tensor":
     }
     seen: list[torch.Tensor] = []
     head = getattr(network, "module", network).mlm_head
-    hook = head.register_forward_hook(lambda module, arguments, logits: seen.append(logits.detach().cpu()))
+    # Before the head's own turn, when what it needs has been gathered, and not let go of.
+    hook = head.register_forward_pre_hook(
+        lambda module, given: seen.append(module.logits(given[0], given[1]).cpu())
+    )
     training = network.training
     network.eval()
     try:

@@ -193,7 +193,7 @@ def test_host_memory_counts_where_the_optimizer_is_offloaded(large: Recipe) -> N
     assert check(offloading, Room(device=80 * GIB, host=64 * GIB, gpu=True)) is None
 
 
-def test_left_to_right_has_logits_at_every_token_and_no_pairs_head(large: Recipe) -> None:
+def test_left_to_right_guesses_nearly_every_token_and_has_no_pairs_head(large: Recipe) -> None:
     room = Room(device=80 * GIB, host=64 * GIB, gpu=True)
     settings = read_settings("zero1")
     need = {}
@@ -202,11 +202,9 @@ def test_left_to_right_has_logits_at_every_token_and_no_pairs_head(large: Recipe
         model, phase = recipe.model_config(30522), recipe.phases[0]
         need[name] = estimate_phase(recipe, phase, model, settings, ranks=8, gpu=True)
         assert check_memory(recipe, model, settings, ranks=8, room=room) is None
-    # 511 of 512 tokens against 77.
-    assert need["ltr"].logits / need["mlm"].logits == pytest.approx(511 / 77)
-    assert need["ltr"].logits == 16 * 511 * 30522 * 4
-    # They stand three times at their peak.
-    assert need["ltr"].device - need["mlm"].device > 2.5 * (need["ltr"].logits - need["mlm"].logits)
+    # 511 of 512 tokens against 77: more vectors for the head, and no more logits than stand at once.
+    more = need["ltr"].device - need["mlm"].device
+    assert 4 * 16 * (511 - 77) * 1024 * 2 < more < 16 * (511 - 77) * 30522 * 4 / 4
     # A pooler and a head of two classes, with gradients and, over 8 ranks, the optimizer's part.
     assert need["mlm+nsp"].weights - need["mlm"].weights == 4 * (1024 * 1024 + 1024 + 2 * 1024 + 2)
 
