@@ -1,98 +1,64 @@
-"""Self-attention over sequences laid end to end, without padding.
+"""Self-attention over sequences laid end to end: one function, and the fastest kernel of the device behind it.
 
-In: queries, keys and values of T tokens, and where each of the B sequences starts. Out: T context vectors.
-What always holds: a token attends to its own sequence alone, and where that is asked (`causal`) to no token on its
-right; the tokens past the last sequence (the tail that rounds a micro-batch up to a bucket) get zeros and change
-nothing; no value is read back from an accelerator.
+In: queries, keys and values of T tokens, and where each of the B sequences starts. Out: T context vectors. What always
+holds: a token attends to its own sequence alone, and where that is asked (`causal`) to no token on its right; the
+tokens past the last sequence (the tail that rounds a micro-batch up to a bucket) change nothing, and their own context
+means nothing; no value is read back from an accelerator.
 
-How: sequences are moved to a padded (B, S) grid of slots, PyTorch's `scaled_dot_product_attention` runs on
-the grid, and the slots move back. Only attention sees the grid; every other layer computes real tokens only.
-The indices for that are made once a forward (`lay_out`) and shared by all layers. PyTorch's `varlen_attn`
-needs no grid, but is CUDA's alone and has no attention dropout, which BERT trains with.
+| device, precision | kernel | padding |
+|---|---|---|
+| CUDA, bf16 or fp16 | `flash_attention`: torch's flash kernel with its dropout | none |
+| CUDA, fp32 | `grid_attention`: `scaled_dot_product_attention` | to the longest, in attention alone |
+| CPU | `banded_attention`: our own | to the longest of about one length, in attention alone |
 
-    >>> layout = lay_out(tokens=8, sequence_starts_B1=torch.tensor([0, 3, 7]), longest=4)  # a tail of one
+What can be known of a micro-batch beforehand is worked out once a forward (`lay_out`) and shared by all layers.
+
+    >>> layout = lay_out(tokens=8, sequence_starts_B1=torch.tensor([0, 3, 7]), longest=4, heads=2)  # a tail of one
     >>> attend(query_TND, key_TND, value_TND, layout, dropout=0.1).shape
     torch.Size([8, 2, 64])
 
-Shapes: T tokens, tail included · B sequences · B1 = B + 1 · S longest sequence · N heads · D size of a head
-· 1 a broadcast axis.
+Shapes: T tokens, tail included · B1 = B sequences + 1 · N heads · D size of a head.
 """
 
-from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from model.banded_attention import Bands, attend_banded, lay_bands
+from model.flash_attention import MOST_HEAD_SIZE, PRECISIONS, Ends, attend_flash, lay_ends
+from model.grid_attention import Grid, attend_on_grid, lay_grid
+
+# A micro-batch as the kernel wants it that is to compute it.
+Layout = Bands | Grid | Ends
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Between T tokens and B × S slots.
-
-    token_of_slot: (B · S) the token that stands in a slot; in slots past a sequence's end, any token at all.
-    slot_of_token: (T) the slot of a token; any slot for the tail.
-    real_B11S: whether a slot's key may be attended to.
-    tail_T11: whether a token is of the tail.
-    """
-
-    token_of_slot: Tensor
-    slot_of_token: Tensor
-    real_B11S: Tensor
-    tail_T11: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Where the sequences of a micro-batch stand; `grid` is None where slots and tokens are the same."""
-
-    sequence_starts_B1: Tensor
-    longest: int
-    grid: Grid | None
-
-    @property
-    def sequences(self) -> int:
-        """B, empty sequences included."""
-        return self.sequence_starts_B1.shape[0] - 1
-
-
-def lay_out(*, tokens: int, sequence_starts_B1: Tensor, longest: int) -> Layout:
+def lay_out(
+    *,
+    tokens: int,
+    sequence_starts_B1: Tensor,
+    longest: int,
+    heads: int,
+    head_size: int = 64,
+    precision: torch.dtype = torch.float32,
+) -> Layout:
     """The layout of `tokens` tokens whose sequence b is [sequence_starts[b], sequence_starts[b + 1]).
 
     `longest` is the longest sequence's length as a host integer: reading it from the device would make the
     host wait. Raises `ValueError` where it is too small (checked where that needs no waiting: on the CPU).
     """
-    starts_B, ends_B = sequence_starts_B1[:-1], sequence_starts_B1[1:]
-    lengths_B = ends_B - starts_B
-    if sequence_starts_B1.device.type == "cpu" and not torch.compiler.is_compiling():
-        if int(lengths_B.max()) > longest or int(ends_B[-1]) > tokens:
+    if sequence_starts_B1.device.type == "cpu":
+        starts = sequence_starts_B1.tolist()
+        most = max(end - start for start, end in pairwise(starts))
+        if most > longest or starts[-1] > tokens:
             raise ValueError(
-                f"sequences of up to {int(lengths_B.max())} tokens ending at {int(ends_B[-1])} do not fit "
-                f"longest={longest} and tokens={tokens}"
+                f"sequences of up to {most} tokens ending at {starts[-1]} do not fit longest={longest} and "
+                f"tokens={tokens}"
             )
-        if int(lengths_B.min()) == longest:
-            return Layout(sequence_starts_B1=sequence_starts_B1, longest=longest, grid=None)
-
-    device, sequences = sequence_starts_B1.device, lengths_B.shape[0]
-    step_S = torch.arange(longest, device=device)
-    # Slots past a sequence's end take the tokens that follow it, not all the same one: the gradient of this
-    # selection is a sum over slots (of zeros there), and a GPU would queue at a token that many slots share.
-    token_BS = (starts_B[:, None] + step_S).clamp(max=tokens - 1)
-    token_T = torch.arange(tokens, device=device, dtype=sequence_starts_B1.dtype)
-    sequence_T = torch.searchsorted(ends_B.contiguous(), token_T, right=True)  # B for the tail
-    slot_T = sequence_T * longest + (token_T - sequence_starts_B1[sequence_T])
-    # An empty sequence keeps one key: a softmax over none is 0 / 0, which not every backend of
-    # scaled_dot_product_attention guards against, and a gradient that is not a number spreads.
-    real_BS = step_S < lengths_B.clamp(min=1)[:, None]
-    return Layout(
-        sequence_starts_B1=sequence_starts_B1,
-        longest=longest,
-        grid=Grid(
-            token_of_slot=token_BS.reshape(-1).long(),
-            slot_of_token=slot_T.clamp(max=sequences * longest - 1),
-            real_B11S=real_BS[:, None, None, :],
-            tail_T11=(sequence_T == sequences)[:, None, None],
-        ),
-    )
+        return lay_bands(tokens=tokens, starts=starts, heads=heads)
+    if precision in PRECISIONS and head_size <= MOST_HEAD_SIZE and head_size % 8 == 0:
+        return lay_ends(tokens=tokens, sequence_starts_B1=sequence_starts_B1, longest=longest)
+    return lay_grid(tokens=tokens, sequence_starts_B1=sequence_starts_B1, longest=longest)
 
 
 def attend(
@@ -109,24 +75,9 @@ def attend(
     `dropout` is the share of attention probabilities dropped now: 0 outside training. `causal`: to the left alone.
     Returns context_TND.
     """
-    tokens, heads, size = query_TND.shape
-    grid, slots = layout.grid, layout.sequences * layout.longest
-
-    def pad(states_TND: Tensor) -> Tensor:
-        # index_select: 2.4 times faster here, with its gradient, than copying into zeros by index.
-        rows = states_TND[:slots] if grid is None else states_TND.index_select(0, grid.token_of_slot)
-        return rows.view(layout.sequences, layout.longest, heads, size).transpose(1, 2)
-
-    context_BNSD = functional.scaled_dot_product_attention(
-        pad(query_TND),
-        pad(key_TND),
-        pad(value_TND),
-        # The slots past a sequence's end lie on the right of all its tokens, so a causal one needs no other mask.
-        attn_mask=None if grid is None or causal else grid.real_B11S,
-        dropout_p=dropout,
-        is_causal=causal,
-    )
-    context = context_BNSD.transpose(1, 2).reshape(slots, heads, size)
-    if grid is None:
-        return functional.pad(context, (0, 0, 0, 0, 0, tokens - slots)) if tokens > slots else context
-    return context.index_select(0, grid.slot_of_token).masked_fill(grid.tail_T11, 0.0)
+    inputs = (query_TND, key_TND, value_TND)
+    if isinstance(layout, Bands):
+        return attend_banded(*inputs, layout, dropout=dropout, causal=causal)
+    if isinstance(layout, Ends):
+        return attend_flash(*inputs, layout, dropout=dropout, causal=causal)
+    return attend_on_grid(*inputs, layout, dropout=dropout, causal=causal)

@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from model.attention import Layout, attend, lay_out
 from model.config import ModelConfig
+from model.dropout import Dropout
 from model.feed_forward import feed_forward
 from model.heads import MlmHead, NspHead, sums
 from model.rotation import Rotation, rotate, rotation
@@ -71,7 +72,7 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.max_positions, config.hidden_size) if learned else None
         self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = layer_norm(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, tokens_T: Tensor, segments_T: Tensor, positions_T: Tensor) -> Tensor:
         """The encoder's input, hidden_TH."""
@@ -123,7 +124,7 @@ class EncoderLayer(nn.Module):
         self.attention_norm = layer_norm(config)
         self.feed_forward = feed_forward(config)
         self.feed_forward_norm = layer_norm(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, hidden_TH: Tensor, layout: Layout, turn: Rotation | None) -> Tensor:
         """The next layer's hidden_TH."""
@@ -191,7 +192,14 @@ class Bert(nn.Module):
             raise ValueError(
                 f"a sequence of {longest} tokens is longer than max_positions {self.config.max_positions}"
             )
-        layout = lay_out(tokens=tokens_T.shape[0], sequence_starts_B1=sequence_starts_B1, longest=longest)
+        layout = lay_out(
+            tokens=tokens_T.shape[0],
+            sequence_starts_B1=sequence_starts_B1,
+            longest=longest,
+            heads=self.config.heads,
+            head_size=self.config.head_size,
+            precision=self.embeddings.word.weight.dtype,
+        )
         rotary = self.config.position == "rotary"
         turn = rotation(positions_T, self.config.head_size) if rotary else None
         hidden_TH = self.embeddings(tokens_T, segments_T, positions_T)

@@ -3,7 +3,7 @@
 In: a configuration, and the lengths of the sequences trained on. Out: parameters, floating-point operations
 (FLOPs), and bytes. What always holds: only real tokens count, so padding or a bucket's tail never makes a run
 look faster; an addition and a multiplication are two operations; bytes are those of a micro-batch whose sequences
-all have the full length but one (equal ones need less: attention then works without its grid).
+all have the full length.
 
     >>> step_flops(preset("base", vocab_size=30522), np.full(256, 128), masked=256 * 19) / 1e12   # teraFLOPs
     17.86...
@@ -20,6 +20,8 @@ from model.config import ModelConfig
 # from one operation to the next, and fewer make more passes over the weights' gradient; a GPU wants a large matrix
 # product.
 LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 26}
+# Scores of attention that a CPU computes at once, unless one sequence has more: what a core's cache holds.
+SCORES_AT_ONCE = 1 << 19
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -106,8 +108,8 @@ def activation_bytes(
     sequences, length: the micro-batch, each sequence `length` tokens long
     masked: tokens to be guessed in all
     element: bytes of an activation: 4 in fp32, 2 in bf16 and fp16
-    gpu: on a GPU attention keeps no probabilities, whatever its dropout, and a dropout mask takes a byte an element;
-        on a CPU it keeps them, in fp32, where attention_dropout isn't 0
+    gpu: on a GPU attention keeps no probabilities and a dropout mask takes a byte an element; on a CPU it keeps them,
+        in fp32
     recompute: layers keep their inputs and are computed again for the backward pass
 
     Counted from what autograd saves (tests/model/test_counts.py), tensors that several operations save once.
@@ -117,22 +119,21 @@ def activation_bytes(
     states = tokens * hidden
     mask = (1 if gpu else element) if config.hidden_dropout else 0
     statistics = 2 * tokens * (4 if gpu else element)  # a LayerNorm's means and deviations
-    # Of the scores; on the CPU probabilities, dropout's mask and their product are kept.
+    # Query, key, value; on a CPU a probability a score, in fp32; on a GPU a log-sum-exp a row, and in fp32, where the
+    # context comes from a grid, that of the grid, too.
     scores = 4 * sequences * config.heads * length**2
-    plain_attention = bool(config.attention_dropout) and not gpu
-    # Query, key, value and the scores; or these three, the context, and a log-sum-exp a row.
-    fused = 4 * states * element + tokens * config.heads * 4
-    attention = 3 * states * 4 + 3 * scores if plain_attention else fused
+    rows = (0 if element == 2 else states * element) + tokens * config.heads * 4
+    attention = 3 * states * element + (rows if gpu else scores)
     wide = tokens * inner * element
     # Gated: the two products, the gate behind GELU, and the product of both. ReLU's backward needs its output alone,
     # which the next product keeps anyway.
     feed_forward = (4 if config.gated else 1 if config.activation == "relu" else 2) * wide
     # The context, and two LayerNorms' inputs and outputs, wherever they stand; two dropouts.
     layer = 5 * states * element + 2 * states * mask + attention + feed_forward + 2 * statistics
-    # The sum, dropout's mask, the statistics; 25: indices of tokens, segments, and of attention's grid. Positions are
-    # 4 more, or the cosines and sines of half a head's size, which all layers share.
+    # The sum, dropout's mask, the statistics; 8: tokens and segments. Positions are 4 more, or the cosines and sines of
+    # half a head's size, which all layers share.
     positions = (4 if config.position == "learned" else 4 * config.head_size) * tokens
-    embeddings = states * (element + mask) + statistics + 25 * tokens + positions
+    embeddings = states * (element + mask) + statistics + 8 * tokens + positions
     # Each layer's output is the next one's input; the last one's is kept by the final LayerNorm, or by nobody.
     kept = layers * states * element if recompute else layers * layer
     kept += states * element + statistics if config.norm == "pre" else 0
@@ -144,7 +145,9 @@ def activation_bytes(
     # of the feed-forward layer or of attention, when the heads' share is free again. Found by watching a process's
     # memory.
     at_heads = 2 * 4 * min(masked * config.vocab_size, LOGITS_AT_ONCE["cuda" if gpu else "cpu"])
-    scores_again = 2 * scores + 3 * states * 4 if plain_attention else 4 * states * element
-    in_layer = max((6 if config.gated else 4) * wide, scores_again) + 2 * states * element
+    # On a CPU queries, keys, values, the context's gradient and theirs, in rows, and a band's scores three times.
+    band = 4 * max(SCORES_AT_ONCE, config.heads * length**2)
+    in_attention = 4 * states * element if gpu else 7 * states * 4 + 3 * band
+    in_layer = max((6 if config.gated else 4) * wide, in_attention) + 2 * states * element
     in_layer += layer if recompute else 0
     return ActivationBytes(layers=kept + embeddings, heads=heads, backward=max(at_heads, in_layer - heads))

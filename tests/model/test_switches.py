@@ -53,7 +53,7 @@ def test_a_pre_ln_layer_normalises_what_each_half_reads_and_nothing_that_it_pass
             lambda module, inputs, added, half=half: read.update({half: (inputs[0], added)})
         )
     hidden = 100 * torch.randn(9, 32)
-    layout = lay_out(tokens=9, sequence_starts_B1=torch.tensor([0, 9]), longest=9)
+    layout = lay_out(tokens=9, sequence_starts_B1=torch.tensor([0, 9]), longest=9, heads=4)
     after = layer(hidden, layout, None)
     (first, attended), (second, fed) = read["attention"], read["feed_forward"]
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.attention import attend, lay_out
 from model.bert import BertForPretraining
 from model.config import ModelConfig
 from model.counts import activation_bytes, parameter_count, step_flops
@@ -75,28 +74,6 @@ def test_logits_loss_and_every_gradient_equal_those_of_transformers(
         scale = theirs_by_name[weight.replace("self.key.bias", "self.query.bias")].abs().max()
         error = (ours_by_name[weight] - gradient).abs().max() / scale
         assert error <= 1e-5, f"{weight}: relative error {error:.1e}"
-
-
-@pytest.mark.parametrize("tail", [0, 5])
-@pytest.mark.parametrize("lengths", [(3, 11, 1, 7), (6, 6, 6)], ids=["mixed", "equal"])
-def test_causal_attention_is_a_softmax_over_what_lies_to_the_left_and_zero_in_the_tail(lengths, tail):
-    starts = torch.tensor([0, *lengths]).cumsum(0).int()
-    tokens = int(starts[-1]) + tail
-    states = torch.randn(3, tokens, 2, 8, dtype=torch.float64, requires_grad=True)
-    layout = lay_out(tokens=tokens, sequence_starts_B1=starts, longest=max(lengths))
-    context = attend(*states, layout, dropout=0.0, causal=True)
-    expected = torch.zeros(tokens, 2, 8, dtype=torch.float64)
-    for start, end in pairwise(starts.tolist()):
-        for last in range(start, end):
-            query, key, value = (x.transpose(0, 1) for x in states[:, start : last + 1])
-            scores = query[:, -1:] @ key.transpose(1, 2) / 8**0.5
-            expected[last] = (scores.softmax(-1) @ value)[:, 0]
-    torch.testing.assert_close(context, expected, rtol=1e-12, atol=1e-12)
-    assert torch.all(context[starts[-1] :] == 0)
-    weights = torch.randn_like(context)
-    (found,) = torch.autograd.grad((context * weights).sum(), states)
-    (wanted,) = torch.autograd.grad((expected * weights).sum(), states)
-    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
 
 
 def test_a_causal_networks_answer_does_not_depend_on_what_follows(make_model, lay_end_to_end, encoder_inputs):
