@@ -1,159 +1,105 @@
 """A training step of bertpipe beside one of `transformers`: how much faster, in how much less memory.
 
-In: a preset, a batch size, a sequence length, and how full the sequences are. Out: one line a side, and their
-ratio. What always holds: both sides have the same initial weights (checked by their losses, dropout off) and
-train on the same pairs, of mixed lengths, drawn from a seed; each side is a process of its own, and their
-rounds alternate, so that what else the machine does meets both. Shown are the median and range of each side,
-and the median of the rounds' ratios.
+In: a preset, a batch size, a sequence length, and pairs: those of a shard folder, or drawn ones of a given fill. Out:
+one line a side, their ratio, and the ratio that the saved arithmetic alone would give. What always holds: both sides
+have the same initial weights (checked by their losses, dropout off) and train on the same pairs with the same masks;
+each side is a process of its own, and their rounds alternate, so that what else the machine does meets both. Shown are
+the median and range of each side, and the median of the rounds' ratios.
 
-bertpipe takes the pairs unpadded and predicts at masked positions. transformers' `BertForPreTraining` takes
-them padded to the batch's longest and predicts at every position, as its own examples do. fp32 and AdamW on
-both sides, dropout 0.1.
+bertpipe takes the pairs unpadded and predicts at masked positions. transformers' `BertForPreTraining` takes them padded
+to the batch's longest and predicts at every position, as its own examples do. fp32 and AdamW (fused) on both sides,
+dropout 0.1.
 
-On a machine that does other work too, take `--threads 1`: threads that wait for each other on shared cores
-measure the scheduler (seen here: 8 sequences/s instead of 112).
-
-    $ python benchmarks/step.py --preset mini --batch 16 --length 128 --rounds 7
+    $ python benchmarks/step.py --shards SHARDS/128 --preset mini --batch 16 --length 128
 """
 
 import argparse
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+
+# Threads that spin while they wait would slow the other side down. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's `model`, installed or not
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, installed or not
+
+from parts.hugging_face import padded
+from parts.step_pairs import SEED, VOCAB_SIZE, drawn, from_shards
 
 from model.bert import BertForPretraining
-from model.config import PRESETS, preset
+from model.config import PRESETS, ModelConfig, preset
+from model.counts import step_flops
 from model.hf_names import hf_config, to_hf
+from pipeline.batches.microbatch import MicroBatch
 
-VOCAB_SIZE = 30522  # bert-base-uncased's
-SEED = 1
-BUCKET = 128  # tokens of a micro-batch are rounded up to a multiple of this, as a loader does
 SIDES = ("bertpipe", "transformers")
 
 
-def draw_lengths(batch: int, length: int, fill: float) -> np.ndarray:
-    """Lengths with a mean of about fill × length, shaped as published pairs are: most full, the rest any."""
-    shortest = length // 8
-    rest = (shortest + length) / 2 / length  # mean fill of lengths spread evenly
-    full = round((fill - rest) / (1 - rest) * batch)
-    # Spread evenly rather than drawn: a small batch then has the fill that was asked for.
-    spread = shortest + (length - shortest) * (np.arange(batch - full) + 0.5) / max(1, batch - full)
-    lengths = np.concatenate([np.full(full, length), spread.round().astype(np.int64)])
-    return np.random.default_rng(SEED).permutation(lengths)
+def pairs_of(options: argparse.Namespace) -> list[MicroBatch]:
+    """A micro-batch for each round, one to warm up with before."""
+    count = 1 + options.rounds
+    if options.shards:
+        return from_shards(options.shards, batch=options.batch, length=options.length, count=count)
+    return drawn(batch=options.batch, length=options.length, fill=options.fill, count=count)
 
 
-def draw_pairs(lengths: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """Random ids, segments, and 15 % masked positions (Devlin et al. 2018 §3.1), a dictionary a pair."""
-    generator = np.random.default_rng(SEED)
-    pairs = []
-    for length in lengths:
-        masked = max(1, round(0.15 * length))
-        pairs.append(
-            {
-                "tokens": generator.integers(1000, VOCAB_SIZE, size=length),
-                "segments": (np.arange(length) >= length // 2).astype(np.int64),
-                "masked": np.sort(generator.choice(np.arange(1, length), size=masked, replace=False)),
-                "labels": generator.integers(1000, VOCAB_SIZE, size=masked),
-                "next": generator.integers(2),
-            }
-        )
-    return pairs
+def shape_of(options: argparse.Namespace) -> ModelConfig:
+    """The network of both sides."""
+    return preset(options.preset, vocab_size=VOCAB_SIZE, max_positions=max(512, options.length))
 
 
-def unpadded(pairs: list[dict[str, np.ndarray]], device: torch.device) -> dict[str, Any]:
-    """The pairs as `BertForPretraining.forward` takes them."""
-    lengths = [len(pair["tokens"]) for pair in pairs]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    tail = np.zeros(-starts[-1] % BUCKET, dtype=np.int64)
-    columns = {
-        "tokens_T": np.concatenate([*(pair["tokens"] for pair in pairs), tail]).astype(np.int32),
-        "segments_T": np.concatenate([*(pair["segments"] for pair in pairs), tail]).astype(np.int32),
-        "positions_T": np.concatenate([*map(np.arange, lengths), tail]).astype(np.int32),
-        "sequence_starts_B1": starts.astype(np.int32),
-        "masked_positions_M": np.concatenate(
-            [pair["masked"] + start for pair, start in zip(pairs, starts, strict=False)]
-        ),
-        "masked_labels_M": np.concatenate([pair["labels"] for pair in pairs]),
-        "next_labels_B": np.array([pair["next"] for pair in pairs]),
-    }
-    return {name: torch.from_numpy(column).to(device) for name, column in columns.items()} | {
-        "longest": max(lengths)
-    }
-
-
-def padded(pairs: list[dict[str, np.ndarray]], device: torch.device) -> dict[str, torch.Tensor]:
-    """The pairs as `transformers.BertForPreTraining.forward` takes them."""
-    shape = (len(pairs), max(len(pair["tokens"]) for pair in pairs))
-    grid = {
-        name: np.zeros(shape, dtype=np.int64) for name in ("input_ids", "token_type_ids", "attention_mask")
-    }
-    grid["labels"] = np.full(shape, -100)
-    for row, pair in enumerate(pairs):
-        length = len(pair["tokens"])
-        grid["input_ids"][row, :length] = pair["tokens"]
-        grid["token_type_ids"][row, :length] = pair["segments"]
-        grid["attention_mask"][row, :length] = 1
-        grid["labels"][row, pair["masked"]] = pair["labels"]
-    grid["next_sentence_label"] = np.array([pair["next"] for pair in pairs])
-    return {name: torch.from_numpy(column).to(device) for name, column in grid.items()}
-
-
-def prepare(side: str, options: argparse.Namespace) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
-    """The side's network, and a function that gives its loss on the batch."""
-    device = torch.device(options.device)
-    pairs = draw_pairs(draw_lengths(options.batch, options.length, options.fill))
-    config = preset(options.preset, vocab_size=VOCAB_SIZE, max_positions=max(512, options.length))
+def prepare(
+    side: str, options: argparse.Namespace, pairs: Sequence[MicroBatch]
+) -> tuple[torch.nn.Module, Callable[[int], torch.Tensor]]:
+    """The side's network, and a function that gives its loss on a round's pairs."""
     torch.manual_seed(SEED)
-    ours = BertForPretraining(config)
+    ours = BertForPretraining(shape_of(options)).to(options.device)
     if side == "bertpipe":
-        model, batch = ours.to(device), unpadded(pairs, device)
-        masked = len(batch["masked_labels_M"])
+        batches = [micro_batch.tensors(options.device) for micro_batch in pairs]
 
-        def loss() -> torch.Tensor:
-            sums = ours(**batch)
-            return sums.mlm_sum / masked + sums.nsp_sum / len(pairs)
+        def loss(number: int) -> torch.Tensor:
+            sums = ours(**batches[number])
+            return sums.mlm_sum / pairs[number].masked + sums.nsp_sum / pairs[number].labelled
 
-        return model, loss
+        return ours, loss
 
     from transformers import BertConfig, BertForPreTraining
 
-    theirs = BertForPreTraining(BertConfig(**hf_config(config)))
-    theirs.load_state_dict(to_hf(ours.state_dict(), config))
-    theirs.to(device)
-    grid = padded(pairs, device)
-    return theirs, lambda: theirs(**grid).loss
+    theirs = BertForPreTraining(BertConfig(**hf_config(ours.config))).to(options.device)
+    theirs.load_state_dict(to_hf(ours.state_dict(), ours.config))
+    grids = [padded(micro_batch, options.device) for micro_batch in pairs]
+    return theirs, lambda number: theirs(**grids[number]).loss
 
 
 def work(side: str, options: argparse.Namespace, door: Connection) -> None:
-    """One side's process: says its loss with dropout off, then a step's seconds for each True it gets."""
+    """One side's process: says its loss with dropout off, then a round's seconds for each number it gets."""
     torch.set_num_threads(options.threads)
     cuda = options.device.startswith("cuda")
+    pairs = pairs_of(options)
     # Code is loaded on both sides before memory is measured; a first AdamW loads more of torch.
     from transformers import BertForPreTraining  # noqa: F401
 
-    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))]).step()
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], fused=True).step()
     before = memory(cuda)
-    model, loss = prepare(side, options)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
+    model, loss = prepare(side, options, pairs)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     model.eval()
     with torch.no_grad():
-        door.send(float(loss()))
+        door.send(float(loss(0)))
     model.train()
-    while door.recv():
+    while (number := door.recv()) is not None:
         start = time.perf_counter()
         optimizer.zero_grad()
-        loss().backward()
+        loss(number).backward()
         optimizer.step()
         if cuda:
             torch.cuda.synchronize()
@@ -168,13 +114,25 @@ def memory(cuda: bool) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def ceiling(config: ModelConfig, pairs: Sequence[MicroBatch]) -> float:
+    """How many times the operations of bertpipe those of the padded side, with a prediction at each slot, are."""
+    ours = sum(step_flops(config, one.lengths, one.masked) for one in pairs)
+    slots = [one.sequences * one.longest for one in pairs]
+    theirs = sum(
+        step_flops(config, np.full(one.sequences, one.longest), every)
+        for one, every in zip(pairs, slots, strict=True)
+    )
+    return theirs / ours
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="a training step of bertpipe beside one of transformers")
+    parser.add_argument("--shards", help="a folder that `bertpipe shard` wrote; without, pairs are drawn")
     parser.add_argument("--preset", choices=list(PRESETS), default="tiny")
     parser.add_argument("--batch", type=int, default=32, help="pairs a step")
     parser.add_argument("--length", type=int, default=128, help="longest sequence, in tokens")
     parser.add_argument(
-        "--fill", type=float, default=0.9, help="mean length as a share of --length, 0.6 to 1"
+        "--fill", type=float, default=0.9, help="of drawn pairs: mean length as a share of --length, 0.6 to 1"
     )
     parser.add_argument(
         "--rounds", type=int, default=5, help="steps timed on each side, after one unmeasured"
@@ -199,18 +157,19 @@ def main() -> None:
         sys.exit(f"the sides do not compute the same loss: {losses}")
 
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for _ in range(1 + options.rounds):
+    for number in range(1 + options.rounds):
         for side in SIDES:
-            doors[side].send(True)
+            doors[side].send(number)
             seconds[side].append(doors[side].recv())
     peak = {}
     for side in SIDES:
-        doors[side].send(False)
+        doors[side].send(None)
         peak[side] = doors[side].recv()
     for worker in workers:
         worker.join()
 
-    fill = draw_lengths(options.batch, options.length, options.fill).mean() / options.length
+    pairs = pairs_of(options)[1:]
+    fill = sum(one.tokens for one in pairs) / sum(one.sequences * options.length for one in pairs)
     print(
         f"{options.preset}, {options.batch} pairs of up to {options.length} tokens, fill {fill:.2f}, fp32, "
         f"{options.device}, {options.threads} threads, torch {torch.__version__}, {options.rounds} rounds"
@@ -225,7 +184,8 @@ def main() -> None:
     ratios = sorted(slow / fast for fast, slow in zip(seconds[ours][1:], seconds[theirs][1:], strict=True))
     print(
         f"{'ratio':>12}: {statistics.median(ratios):.2f} times the sequences/s "
-        f"[{ratios[0]:.2f} to {ratios[-1]:.2f}], {peak[ours] / peak[theirs]:.2f} times the peak memory"
+        f"[{ratios[0]:.2f} to {ratios[-1]:.2f}], the saved arithmetic alone would give "
+        f"{ceiling(shape_of(options), pairs):.2f}; {peak[ours] / peak[theirs]:.2f} times the peak memory"
     )
 
 
