@@ -20,18 +20,19 @@ Shapes: T tokens, tail included · B sequences · B1 = B + 1 · M masked positio
 · N heads · D size of a head · V vocab_size. Token ids, segments and positions are of any integer type.
 """
 
-from typing import NamedTuple
+from types import MethodType
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.attention import Layout, attend, lay_out
-from model.config import ModelConfig
+from model.attention import lay_out
+from model.config import RECOMPUTED, ModelConfig
 from model.dropout import Dropout
-from model.feed_forward import feed_forward
+from model.encoder_layer import ENCODER_LAYERS, SelfAttention, attend_again, layer_norm
 from model.heads import MlmHead, NspHead, sums
-from model.rotation import Rotation, rotate, rotation
+from model.rotation import rotation
 
 
 class PretrainingSums(NamedTuple):
@@ -51,11 +52,6 @@ class Encoded(NamedTuple):
 
     hidden_TH: Tensor
     pooled_BH: Tensor | None
-
-
-def layer_norm(config: ModelConfig) -> nn.LayerNorm:
-    """Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over a token's vector."""
-    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.bias)
 
 
 class Embeddings(nn.Module):
@@ -83,73 +79,6 @@ class Embeddings(nn.Module):
         return hidden_TH
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017 §3.2), bidirectional (Devlin et al. 2018 §3) or causal."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.heads, self.head_size, self.causal = config.heads, config.head_size, config.causal
-        self.attention_dropout = config.attention_dropout
-        # Three matrices, not a fused one: as fast here (H = 128, 256, 768), and LAMB's trust ratios stay
-        # those of the published tensors.
-        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
-
-    def forward(self, hidden_TH: Tensor, layout: Layout, turn: Rotation | None) -> Tensor:
-        """What attention adds to hidden_TH, before dropout."""
-        by_head = (-1, self.heads, self.head_size)
-        query_TND, key_TND = self.query(hidden_TH).view(by_head), self.key(hidden_TH).view(by_head)
-        if turn is not None:
-            query_TND, key_TND = rotate(query_TND, turn), rotate(key_TND, turn)
-        context_TND = attend(
-            query_TND,
-            key_TND,
-            self.value(hidden_TH).view(by_head),
-            layout,
-            dropout=self.attention_dropout if self.training else 0.0,
-            causal=self.causal,
-        )
-        added_TH: Tensor = self.output(context_TND.flatten(1))
-        return added_TH
-
-
-class EncoderLayer(nn.Module):
-    """Attention, then feed-forward; LayerNorm after each sum (post-LN), as in Vaswani et al. 2017 §3.1."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.attention = SelfAttention(config)
-        self.attention_norm = layer_norm(config)
-        self.feed_forward = feed_forward(config)
-        self.feed_forward_norm = layer_norm(config)
-        self.dropout = Dropout(config.hidden_dropout)
-
-    def forward(self, hidden_TH: Tensor, layout: Layout, turn: Rotation | None) -> Tensor:
-        """The next layer's hidden_TH."""
-        hidden_TH = self.attention_norm(hidden_TH + self.dropout(self.attention(hidden_TH, layout, turn)))
-        next_TH: Tensor = self.feed_forward_norm(hidden_TH + self.dropout(self.feed_forward(hidden_TH)))
-        return next_TH
-
-
-class PreNormEncoderLayer(EncoderLayer):
-    """The same halves, each behind its LayerNorm, on a path from layer to layer that nothing normalises (pre-LN).
-
-    Xiong et al. 2020, arXiv 2002.04745, figure 1b: gradients are even over the layers from the first step on.
-    """
-
-    def forward(self, hidden_TH: Tensor, layout: Layout, turn: Rotation | None) -> Tensor:
-        """The next layer's hidden_TH."""
-        added_TH = self.attention(self.attention_norm(hidden_TH), layout, turn)
-        hidden_TH = hidden_TH + self.dropout(added_TH)
-        next_TH: Tensor = hidden_TH + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_TH)))
-        return next_TH
-
-
-_ENCODER_LAYERS = {"post": EncoderLayer, "pre": PreNormEncoderLayer}
-
-
 class Pooler(nn.Module):
     """§3: a sequence's vector is [CLS]'s final hidden state, through a dense layer and tanh."""
 
@@ -168,16 +97,21 @@ class Pooler(nn.Module):
 class Bert(nn.Module):
     """Embeddings, encoder and, with a pairs' head, pooler; see `BertForPretraining` for `recompute`."""
 
-    def __init__(self, config: ModelConfig, recompute: bool = False) -> None:
+    def __init__(self, config: ModelConfig, recompute: str = "none") -> None:
         super().__init__()
+        if recompute not in RECOMPUTED:
+            raise ValueError(f"recompute is {recompute!r}: give one of {', '.join(RECOMPUTED)}")
         self.config = config
         self.recompute = recompute
         self.embeddings = Embeddings(config)
-        make_layer = _ENCODER_LAYERS[config.norm]
+        make_layer = ENCODER_LAYERS[config.norm]
         self.layers = nn.ModuleList(make_layer(config) for _ in range(config.layers))
         # Pre-LN: what the layers added up is normalised once, for the heads.
         self.final_norm = layer_norm(config) if config.norm == "pre" else nn.Identity()
         self.pooler = Pooler(config) if config.pair_head else None
+        if recompute == "attention":
+            for layer in self.layers:
+                cast(SelfAttention, layer.attention).attend = attend_again
 
     def forward(
         self,
@@ -204,7 +138,7 @@ class Bert(nn.Module):
         turn = rotation(positions_T, self.config.head_size) if rotary else None
         hidden_TH = self.embeddings(tokens_T, segments_T, positions_T)
         for layer in self.layers:
-            if self.recompute and self.training:
+            if self.recompute == "full" and self.training:
                 hidden_TH = checkpoint(layer, hidden_TH, layout, turn, use_reentrant=False)
             else:
                 hidden_TH = layer(hidden_TH, layout, turn)
@@ -220,12 +154,13 @@ class BertForPretraining(nn.Module):
     `encode` and the `…_logits` are for evaluation, conversion and proofs; under ZeRO 3 only `forward` gathers
     all that it needs.
 
-    recompute: keep only each layer's input for the backward pass and compute the rest again (activation
-        checkpointing, Chen et al. 2016, arXiv 1604.06174), dropout's masks included: the same gradient, in less
-        memory, for a third more arithmetic
+    recompute: what is not kept for the backward pass but computed again (activation checkpointing, Chen et al. 2016,
+        arXiv 1604.06174), dropout's masks included: the same gradient, in less memory. "full": all of a layer but its
+        input, for a third more arithmetic; "attention": what attention makes of queries, keys and values (Korthikanti
+        et al. 2022, arXiv 2205.05198, §5): all that grows with the square of a sequence's length
     """
 
-    def __init__(self, config: ModelConfig, *, recompute: bool = False) -> None:
+    def __init__(self, config: ModelConfig, *, recompute: str = "none") -> None:
         super().__init__()
         self.config = config
         self.bert = Bert(config, recompute)
@@ -262,6 +197,19 @@ class BertForPretraining(nn.Module):
             )
         nsp_sum, nsp_correct = sums(self.nsp_logits(pooled_BH), next_labels_B)
         return PretrainingSums(mlm_sum, nsp_sum, mlm_correct, nsp_correct)
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Have torch compile the encoder's layers when they first run: one code for all, whatever the shapes.
+
+        Element-wise work (biases, GELU, dropout, sums, LayerNorms) is then fused. Dropout's masks are others, drawn by
+        the compiled code, and a function of torch's seed as well.
+        """
+        forward = torch.compile(type(self.bert.layers[0]).forward, dynamic=True, backend=backend)
+        for layer in self.bert.layers:
+            attention = cast(SelfAttention, layer.attention)
+            # It has a kernel of its own on each device; on CPUs one whose steps differ from batch to batch.
+            attention.attend = torch.compiler.disable(attention.attend)
+            layer.forward = MethodType(forward, layer)
 
     def encode(
         self,

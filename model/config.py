@@ -23,6 +23,10 @@ ACTIVATIONS = (*PLAIN_ACTIVATIONS, *GATED_ACTIVATIONS)
 NORMS = ("post", "pre")
 POSITIONS = ("learned", "rotary")
 
+# What may be computed again for the backward pass instead of being kept (activation checkpointing): nothing, what
+# attention makes of queries, keys and values, or all of a layer but its input.
+RECOMPUTED = ("none", "attention", "full")
+
 # base and large: Devlin et al. 2018 §3; tiny to medium: Turc et al. 2019 (arXiv 1908.08962). In all of them
 # heads are 64 wide and the feed-forward layer is 4 × hidden_size.
 PRESETS: Mapping[str, Mapping[str, int]] = MappingProxyType(

@@ -73,7 +73,7 @@ def step_flops(config: ModelConfig, sequence_lengths: ArrayLike, masked: int) ->
 class ActivationBytes:
     """What a forward keeps for its backward, and what comes on top while that runs.
 
-    layers: kept by embeddings and encoder layers (with `recompute`, their inputs alone)
+    layers: kept by embeddings and encoder layers
     heads: kept by the two heads, the gradient of the decoder's weights included
     backward: the most that the backward pass makes and drops again at any moment
     """
@@ -101,7 +101,7 @@ def activation_bytes(
     masked: int,
     element: int = 4,
     gpu: bool = False,
-    recompute: bool = False,
+    recompute: str = "none",
 ) -> ActivationBytes:
     """Memory of the activations of one micro-batch of `BertForPretraining` in training.
 
@@ -110,7 +110,7 @@ def activation_bytes(
     element: bytes of an activation: 4 in fp32, 2 in bf16 and fp16
     gpu: on a GPU attention keeps no probabilities and a dropout mask takes a byte an element; on a CPU it keeps them,
         in fp32
-    recompute: layers keep their inputs and are computed again for the backward pass
+    recompute: one of `RECOMPUTED`
 
     Counted from what autograd saves (tests/model/test_counts.py), tensors that several operations save once.
     """
@@ -123,7 +123,8 @@ def activation_bytes(
     # context comes from a grid, that of the grid, too.
     scores = 4 * sequences * config.heads * length**2
     rows = (0 if element == 2 else states * element) + tokens * config.heads * 4
-    attention = 3 * states * element + (rows if gpu else scores)
+    again = recompute == "attention"
+    attention = 3 * states * element + (0 if again else rows if gpu else scores)
     wide = tokens * inner * element
     # Gated: the two products, the gate behind GELU, and the product of both. ReLU's backward needs its output alone,
     # which the next product keeps anyway.
@@ -135,7 +136,7 @@ def activation_bytes(
     positions = (4 if config.position == "learned" else 4 * config.head_size) * tokens
     embeddings = states * (element + mask) + statistics + 8 * tokens + positions
     # Each layer's output is the next one's input; the last one's is kept by the final LayerNorm, or by nobody.
-    kept = layers * states * element if recompute else layers * layer
+    kept = layers * (states * element if recompute == "full" else layer)
     kept += states * element + statistics if config.norm == "pre" else 0
     # The transform: three vectors a masked token; the decoder: the gradients that its forward made; the pooler: two.
     decoder = (masked * hidden + config.vocab_size * (hidden + 1)) * element
@@ -149,5 +150,5 @@ def activation_bytes(
     band = 4 * max(SCORES_AT_ONCE, config.heads * length**2)
     in_attention = 4 * states * element if gpu else 7 * states * 4 + 3 * band
     in_layer = max((6 if config.gated else 4) * wide, in_attention) + 2 * states * element
-    in_layer += layer if recompute else 0
+    in_layer += layer if recompute == "full" else rows if again and gpu else scores if again else 0
     return ActivationBytes(layers=kept + embeddings, heads=heads, backward=max(at_heads, in_layer - heads))

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from model.config import ModelConfig, preset
+from model.config import RECOMPUTED, ModelConfig, preset
 from pipeline import storage
 from pipeline.batches.masking import MaskingConfig
 from pipeline.batches.order import MOST_DEFAULT_LANES, default_lanes
@@ -35,7 +35,6 @@ from pipeline.policies import (
 
 # What a list of alternatives offers today; each grows with the code behind it.
 PRECISIONS = ("fp32", "bf16", "fp16")
-ACTIVATION_CHECKPOINTING = ("none", "full")
 # What is laid as text is cut anew for each lane and step, the last sequence shorter: of fewer pairs, mostly shorter.
 _PAIRS_A_TEXT = 8
 
@@ -50,8 +49,11 @@ class Recipe:
     masking: which tokens are masked; plays no part where the objective masks none (`ltr`)
     precision: `fp32`, or `bf16` / `fp16` (CUDA only) with fp32 optimizer state, at ZeRO stage 1 or more
     deepspeed: a file of deepspeed_configs/ (its name, .json or not) or a path: ZeRO, offload, communication only
-    activation_checkpointing: `full` computes each layer again for the backward pass instead of keeping its
-        activations: the same results, less memory, a third more arithmetic
+    activation_checkpointing: what is computed again for the backward pass instead of being kept: the same results in
+        less memory. `attention`: what attention makes of queries, keys and values, which on CPUs grows with the square
+        of a sequence's length; `full`: each layer, for a third more arithmetic
+    compile: whether torch compiles the encoder's layers, which takes it up to a minute at the start: element-wise
+        work is fused; a resumed run repeats itself, and agrees with an uncompiled one where dropout is 0
     adamw, lamb: the constants of the optimizers that a phase may name (`adamw`'s are those of all kinds of Adam)
     onebit: what `onebit_adam` and `onebit_lamb` want besides
     gradient_clipping: the largest global norm of a step's gradient
@@ -69,6 +71,7 @@ class Recipe:
     precision: str = "fp32"
     deepspeed: str = "zero1"
     activation_checkpointing: str = "none"
+    compile: bool = False
     adamw: AdamW = field(default_factory=AdamW)
     lamb: Lamb = field(default_factory=Lamb)
     onebit: OneBit = field(default_factory=OneBit)
@@ -88,7 +91,7 @@ class Recipe:
         at_least("seed", self.seed, 0)
         one_of("objective", self.objective, tuple(OBJECTIVES))
         one_of("precision", self.precision, PRECISIONS)
-        one_of("activation_checkpointing", self.activation_checkpointing, ACTIVATION_CHECKPOINTING)
+        one_of("activation_checkpointing", self.activation_checkpointing, RECOMPUTED)
         if not 0 < self.gradient_clipping < math.inf:
             raise InputError(f"gradient_clipping is {self.gradient_clipping}; it must be above 0")
         objective = OBJECTIVES[self.objective]

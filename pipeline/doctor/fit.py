@@ -21,7 +21,13 @@ from pipeline.errors import InputError
 from pipeline.recipe import Recipe
 from pipeline.training.memory import Estimate, estimate_phase, gib, largest_micro_batch
 from pipeline.training.room import SHIPPED, room_for_a_rank
-from pipeline.training.settings import ZeroSettings, check_optimizers, check_precision, read_settings
+from pipeline.training.settings import (
+    ZeroSettings,
+    check_compiling,
+    check_optimizers,
+    check_precision,
+    read_settings,
+)
 from pipeline.training.world import local_devices
 
 BERT_VOCABULARY = 30522
@@ -164,6 +170,7 @@ def _row(name: str, settings: ZeroSettings, recipe: Recipe, model: ModelConfig, 
     try:
         check_precision(settings, recipe.precision, devices.ranks if devices.gpu else 0)
         check_optimizers(settings, [phase.optimizer for phase in recipe.phases], recipe.precision)
+        check_compiling(settings, recipe.compile)
     except InputError as error:
         refused = str(error).partition(";")[0].partition(", and deepspeed:")[0]
         return Row(name=name, needs=None, refused=refused, fits=False, micro_batches=())

@@ -106,7 +106,7 @@ def estimate(
     batch: Batch,
     accumulates: bool = True,
     gpu: bool = True,
-    recompute: bool = False,
+    recompute: str = "none",
     optimizer_name: str = "adamw",
 ) -> Estimate:
     """What a rank needs to train `model`.
@@ -114,7 +114,7 @@ def estimate(
     ranks: over all nodes
     accumulates: whether a step takes several micro-batches
     gpu: whether ranks have a GPU each, or share the host's memory
-    recompute: activation checkpointing, full
+    recompute: activation checkpointing, as the recipe names it
     """
     parameters = parameter_count(model)
     part = -(-parameters // ranks)
@@ -219,7 +219,7 @@ def estimate_phase(
     ranks: int,
     gpu: bool,
     micro_batch: int | None = None,
-    recompute: bool | None = None,
+    recompute: str | None = None,
 ) -> Estimate:
     """What a rank needs in one phase of a recipe; micro_batch and recompute stand in for the recipe's own."""
     batch = batch_of(recipe, phase, micro_batch)
@@ -231,7 +231,7 @@ def estimate_phase(
         batch=batch,
         accumulates=phase.global_batch > ranks * batch.sequences,
         gpu=gpu,
-        recompute=recipe.activation_checkpointing == "full" if recompute is None else recompute,
+        recompute=recompute or recipe.activation_checkpointing,
         optimizer_name=phase.optimizer,
     )
 
@@ -245,7 +245,7 @@ def largest_micro_batch(
     ranks: int,
     gpu: bool,
     memory: int,
-    recompute: bool | None = None,
+    recompute: str | None = None,
 ) -> int | None:
     """The largest micro_batch that divides a rank's sequences of a step and fits `memory` bytes, margin included.
 

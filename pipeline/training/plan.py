@@ -28,7 +28,13 @@ from pipeline.training.joining import check_zero
 from pipeline.training.ops import check_ops
 from pipeline.training.room import refuse_what_does_not_fit
 from pipeline.training.run_folder import History, check_folder, with_known_lanes
-from pipeline.training.settings import ZeroSettings, check_optimizers, check_precision, read_settings
+from pipeline.training.settings import (
+    ZeroSettings,
+    check_compiling,
+    check_optimizers,
+    check_precision,
+    read_settings,
+)
 from pipeline.training.world import World, local_devices
 
 if TYPE_CHECKING:
@@ -195,6 +201,7 @@ def make_plan(recipe: Recipe, ranks: int, *, may_change_data: bool = False) -> P
     settings = read_settings(recipe.deepspeed)
     check_optimizers(settings, [phase.optimizer for phase in recipe.phases], recipe.precision)
     check_precision(settings, recipe.precision, local_devices())
+    check_compiling(settings, recipe.compile)
     check_zero(settings)
     sources = tuple(read_sources(phase) for phase in recipe.phases)
     preflight.check(recipe, sources, ranks)

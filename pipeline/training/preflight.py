@@ -86,7 +86,8 @@ def vocabulary_of(shards: str, manifest: Manifest) -> Vocabulary:
     return vocabulary
 
 
-# What may change between two starts of one run: nothing that decides what is learned.
+# What may change between two starts of one run: nothing that decides what is learned. (Compiled layers draw dropout's
+# masks in their own way, as another micro-batch does.)
 # What DeepSpeed's JSON says, and how many ranks there are, is the machine's (see `elastic`).
 _FREE = (
     "run",
@@ -96,6 +97,7 @@ _FREE = (
     "tracking",
     "loader",
     "activation_checkpointing",
+    "compile",
     "deepspeed",
 )
 # What decides which sequences a step trains on: it may change where the user says so, and is then recorded.

@@ -118,7 +118,7 @@ def _remedy(
 ) -> str:
     """The changes that would make it fit, the least first."""
 
-    def fitting(with_settings: ZeroSettings, *, recompute: bool | None = None) -> int | None:
+    def fitting(with_settings: ZeroSettings, *, recompute: str | None = None) -> int | None:
         return largest_micro_batch(
             recipe,
             phase,
@@ -133,7 +133,7 @@ def _remedy(
     remedies = []
     if size := fitting(settings):
         remedies.append(f"set phases.{index}.micro_batch={min(size, phase.micro_batch)}")
-    if recipe.activation_checkpointing != "full" and (size := fitting(settings, recompute=True)):
+    if recipe.activation_checkpointing != "full" and (size := fitting(settings, recompute="full")):
         also = f" with micro_batch={size}" if size < phase.micro_batch else ""
         remedies.append(f"activation_checkpointing=full{also}")
     if not remedies:
@@ -143,7 +143,7 @@ def _remedy(
                 check_precision(other, recipe.precision, int(room.gpu))
             except InputError:
                 continue
-            if size := fitting(other, recompute=True):
+            if size := fitting(other, recompute="full"):
                 with_ = f"activation_checkpointing=full and phases.{index}.micro_batch={size}"
                 remedies.append(f"set deepspeed={name} with {with_}")
                 break

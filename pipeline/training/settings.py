@@ -203,6 +203,15 @@ def check_optimizers(settings: ZeroSettings, optimizers: Iterable[str], precisio
         )
 
 
+def check_compiling(settings: ZeroSettings, compiles: bool) -> None:
+    """Raise InputError where layers cannot be compiled because they are not whole until they run."""
+    if compiles and settings.stage == 3:
+        raise InputError(
+            f"compile is true, and deepspeed: {settings.path} asks for ZeRO stage 3, which gathers a layer's weights as "
+            "it runs; set compile=false, or deepspeed=zero2"
+        )
+
+
 def check_precision(settings: ZeroSettings, precision: str, devices: int) -> None:
     """Raise InputError where DeepSpeed would not train right in this precision.
 

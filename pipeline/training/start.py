@@ -115,7 +115,9 @@ def _engine(
     load_needed(plan.settings)
     # The same weights on every rank.
     torch.manual_seed(counter_random.key(_WEIGHTS, recipe.seed) >> 1)
-    network = BertForPretraining(plan.model, recompute=recipe.activation_checkpointing == "full")
+    network = BertForPretraining(plan.model, recompute=recipe.activation_checkpointing)
+    if recipe.compile:
+        network.compile_layers()
     if weights is not None:
         network.load_state_dict(weights)
     with without_compiler():

@@ -145,27 +145,37 @@ def test_a_few_steps_learn_a_batch_by_heart(config, lay_end_to_end):
     assert sums.nsp_correct == 3
 
 
+@pytest.mark.parametrize("recompute", ["attention", "full"])
 def test_recomputed_activations_give_the_same_loss_and_gradient_from_less_kept(
-    make_model, lay_end_to_end, gradients
+    make_model, lay_end_to_end, gradients, recompute
 ):
-    model = make_model(hidden_dropout=0.1, attention_dropout=0.1).train()
-    batch, kept = lay_end_to_end((9, 14, 6)), {}
+    plain = make_model(hidden_dropout=0.1, attention_dropout=0.1).train()
+    again = BertForPretraining(plain.config, recompute=recompute).train()
+    again.load_state_dict(plain.state_dict())
+    batch = lay_end_to_end((9, 14, 6))
 
-    def measure(recompute: bool) -> tuple[float, dict[str, torch.Tensor]]:
-        model.bert.recompute = recompute
-        kept[recompute] = 0
+    def measure(model: BertForPretraining) -> tuple[float, dict[str, torch.Tensor], int]:
+        kept = 0
 
         def count(tensor: torch.Tensor) -> torch.Tensor:
-            kept[recompute] += tensor.numel()
+            nonlocal kept
+            kept += tensor.numel()
             return tensor
 
         torch.manual_seed(5)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             sums = model(**batch)
-        return float(sums.mlm_sum), gradients(model, sums.mlm_sum + sums.nsp_sum)
+        return float(sums.mlm_sum), gradients(model, sums.mlm_sum + sums.nsp_sum), kept
 
-    (loss, expected), (again, found) = measure(False), measure(True)
-    assert loss == again
+    (loss, expected, kept), (same, found, less) = measure(plain), measure(again)
+    assert loss == same
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert kept[True] < kept[False] / 2
+    # Each layer's and head's probabilities; or nearly all.
+    probabilities = 3 * 4 * (9**2 + 14**2 + 6**2)
+    assert less == kept - probabilities if recompute == "attention" else less < kept / 2
+
+
+def test_another_way_to_recompute_is_refused(config):
+    with pytest.raises(ValueError, match="recompute is 'some': give one of none, attention, full"):
+        BertForPretraining(config, recompute="some")

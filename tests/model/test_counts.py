@@ -99,9 +99,9 @@ def test_the_activations_are_those_that_autograd_keeps(
 def test_recomputing_keeps_a_layers_input_alone():
     shape = preset("base", vocab_size=30522)
     size: dict[str, Any] = {"sequences": 32, "length": 128, "masked": 20 * 32}
-    all_, inputs = (activation_bytes(shape, **size, recompute=recompute) for recompute in (False, True))
+    all_, inputs = (activation_bytes(shape, **size, recompute=recompute) for recompute in ("none", "full"))
     embeddings = (
-        activation_bytes(replace(shape, layers=1), **size, recompute=True).layers - 32 * 128 * 768 * 4
+        activation_bytes(replace(shape, layers=1), **size, recompute="full").layers - 32 * 128 * 768 * 4
     )
     assert inputs.layers == embeddings + 12 * 32 * 128 * 768 * 4
     # While a layer is gone through backwards, its own activations are there again.
