@@ -1,27 +1,29 @@
 """The most memory that a process, or its GPU, has held since a moment of one's choice.
 
 In: a device. Out: bytes. What always holds: on a GPU they are what torch has allocated, on a CPU what of the process
-lies in memory, libraries and all; it costs a step some microseconds; where a system keeps no such record, that is said
-and nothing is claimed.
+lies in memory, libraries and all, what was let go of before not counted; where a system keeps no such record, that is
+said and nothing is claimed.
 
 Example:
     peak = PeakMemory("cpu"); peak.reset(); …; peak.read()  # 612000000
 """
 
+import ctypes
+from contextlib import suppress
 from pathlib import Path
 
 
 class PeakMemory:
     """Of this process on one device.
 
-    kind: what `read` counts, in words
+    kind: what `read` counts: `resident` or `allocated` memory; empty where the system can't tell
     """
 
     def __init__(self, device: str, process: Path = Path("/proc/self")) -> None:
         """process: where the system says what this process does."""
         self._device = device if device.startswith("cuda") else None
         self._process = process
-        self.kind = "allocated on the GPU" if self._device else "of the process in memory"
+        self.kind = "allocated" if self._device else "resident"
 
     def reset(self) -> None:
         """Forget what was; the most is what is held now."""
@@ -30,6 +32,9 @@ class PeakMemory:
 
             torch.cuda.reset_peak_memory_stats(self._device)
             return
+        # glibc keeps what is freed for later; another C library may not know the word.
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
         try:
             # Linux, proc(5): 5 resets the "high water mark" of resident memory.
             (self._process / "clear_refs").write_text("5")

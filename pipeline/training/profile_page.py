@@ -23,10 +23,10 @@ _MOMENTS = {DATA: "waiting for data", FORWARD: "forward", BACKWARD: "backward", 
 class Profile:
     """What was seen of a few steps of a rank.
 
-    traced, measured: the steps of which time was traced, and those before them, of which memory was read
-    untraced_step_seconds: what a step takes when it isn't traced
+    plain, measured, traced: the steps that were timed as they are, of which memory was read, of which time was traced
+    plain_step_seconds: what a step takes, the middle of those; None where the run had no steps for it
     memory, estimate: bytes by part of the step: the most that was held, and the most that was reckoned with
-    memory_is: what was counted, in words; empty where this system can't tell
+    memory_is: what was counted: `resident` or `allocated` memory; empty where this system can't tell
     """
 
     run: str
@@ -35,9 +35,10 @@ class Profile:
     ranks: int
     precision: str
     deepspeed: str
-    traced: tuple[int, ...]
+    plain: tuple[int, ...]
     measured: tuple[int, ...]
-    untraced_step_seconds: float
+    traced: tuple[int, ...]
+    plain_step_seconds: float | None
     time: Breakdown
     memory: Mapping[str, int]
     memory_is: str
@@ -54,20 +55,17 @@ def page(profile: Profile) -> str:
     lines = [
         f"{profile.run}: rank {profile.rank} of {profile.ranks}, {profile.device}, {profile.precision}, "
         f"{profile.deepspeed}",
-        f"a step took {_ms(profile.untraced_step_seconds)} ms (middle of steps {_numbers(profile.measured)}), and "
-        f"{_ms(time.step_seconds)} ms when it was traced (mean of steps {_numbers(profile.traced)})",
+        _step(profile),
         "",
         _row("a traced step's time", "ms", "share"),
         *_parts(time),
     ]
+    if profile.device.startswith("cuda") and not time.kernels:
+        lines.append("(no kernel was recorded, as where CUPTI is closed to a user: times are the host's)")
     if time.hidden_communication:
         lines.append(_row("(communication while something was computed)", _ms(time.hidden_communication), ""))
-    heads = {
-        "operators, by the time of their kernels"
-        if time.kernels
-        else "operators, by their own time": time.operators,
-        "kernels": time.kernels,
-    }
+    by = "the time of their kernels" if time.kernels else "their own time"
+    heads = {f"operators, by {by}": time.operators, "kernels": time.kernels}
     for head, costs in heads.items():
         if costs:
             lines += ["", _row(head, "ms", "share", "calls"), *_costs(costs, time.step_seconds)]
@@ -78,6 +76,13 @@ def five_largest(profile: Profile) -> list[str]:
     """The five parts that take most, a line each."""
     parts = sorted(profile.time.parts.items(), key=lambda part: -part[1])[:5]
     return [_row(f"  {name}", _ms(taken), _share(taken, profile.time)) for name, taken in parts]
+
+
+def _step(profile: Profile) -> str:
+    traced = f"{_ms(profile.time.step_seconds)} ms when traced (steps {_numbers(profile.traced)})"
+    if profile.plain_step_seconds is None:
+        return f"a step took {traced}"
+    return f"a step took {_ms(profile.plain_step_seconds)} ms (steps {_numbers(profile.plain)}), {traced}"
 
 
 def _parts(time: Breakdown) -> Iterator[str]:
@@ -102,7 +107,7 @@ def _memory(profile: Profile) -> Iterator[str]:
     if not profile.memory:
         yield "memory: this system keeps no record of the most that a process held, or does not let it be reset"
         return
-    yield _row(f"the most memory, {profile.memory_is}", "MiB", "estimate")
+    yield _row(f"peak memory, {profile.memory_is}", "MiB", "estimate")
     for part, words in _MOMENTS.items():
         if part in profile.memory:
             yield _row(words, _mib(profile.memory[part]), _mib(profile.estimate[part]))

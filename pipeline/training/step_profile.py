@@ -2,8 +2,8 @@
 
 In: a run's plan, its engine, step by step. Out: `RUN/profile/`: `trace.json.gz` (ui.perfetto.dev opens it),
 `profile.txt`, `profile.json`. What always holds: the steps are ordinary steps with the same losses to the last bit;
-some are run before anything is looked at, then memory is read in a few, then time is traced in a few, since a trace
-takes memory itself; the first rank alone is watched; nothing is left in the network when it is over; a disk that
+a few are let pass, a few timed as they are, then memory is read in some and time traced in others, since each disturbs
+the other; the first rank alone is watched; nothing is left in the network when it is over; a disk that
 takes nothing costs the profile, not the run.
 
 Who doesn't ask for a profile has a `NoProfile`, which gives the loop its own engine and loader back.
@@ -56,8 +56,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FOLDER = "profile"
 TRACE, PAGE, VALUES = "trace.json.gz", "profile.txt", "profile.json"
-# Steps of each kind. The first ones of a process load libraries, grow caches, and compile.
-_WARM_UP, _MEASURED, _TRACED = 3, 3, 3
+# Steps of each kind, in this order. The first ones of a process load libraries, fill caches, and compile.
+_WARM_UP, _PLAIN, _MEMORY, _TIME = "warm-up", "plain", "memory", "time"
+_STEPS = {_WARM_UP: 2, _PLAIN: 3, _MEMORY: 2, _TIME: 3}
 # Watches a part of a step while it is entered.
 Watch = Callable[[str], AbstractContextManager[Any]]
 
@@ -95,11 +96,19 @@ def open_profile(plan: Plan, world: World, device: str, *, asked: bool, steps_le
     if not asked or not world.is_first:
         return NoProfile()
     if steps_left < 2:  # one for memory, one for time
-        say(
-            f"warning: no profile: {plan.recipe.run} has {steps_left} steps left, and a profile takes 2 or more"
-        )
+        left = "1 step" if steps_left == 1 else "no step"
+        say(f"warning: no profile: {plan.recipe.run} has {left} left, and a profile takes 2 or more")
         return NoProfile()
     return FirstRanksProfile(plan, world, device, steps_left=steps_left)
+
+
+def kinds_of(steps_left: int) -> list[str]:
+    """What is done in each of the next steps: of all kinds where there are enough, else of the last ones."""
+    counts: dict[str, int] = {}
+    for kind in reversed(_STEPS):
+        free = steps_left - sum(counts.values())
+        counts[kind] = min(_STEPS[kind], steps_left // 2 if kind == _TIME else free)
+    return [kind for kind in _STEPS for _ in range(counts[kind])]
 
 
 class FirstRanksProfile:
@@ -107,11 +116,9 @@ class FirstRanksProfile:
 
     def __init__(self, plan: Plan, world: World, device: str, *, steps_left: int) -> None:
         self._plan, self._world, self._device = plan, world, device
-        measured, traced = min(_MEASURED, steps_left // 2), min(_TRACED, steps_left // 2)
-        warm_up = min(_WARM_UP, steps_left - measured - traced)
-        self._kinds = ["warm-up"] * warm_up + ["memory"] * measured + ["time"] * traced
+        self._kinds = kinds_of(steps_left)
         self._done = 0
-        self._steps: dict[str, list[int]] = {"memory": [], "time": []}
+        self._steps: dict[str, list[int]] = {kind: [] for kind in _STEPS}
         self._watch: Watch = _nothing
         self._memory = PeakMemory(device)
         self._bytes: dict[str, int] = {}
@@ -135,32 +142,38 @@ class FirstRanksProfile:
         kind = self._kinds[self._done] if self._done < len(self._kinds) else ""
         with ExitStack() as stack:
             watched: Any = engine
-            if kind in self._steps:
-                self._steps[kind].append(number)
-            if kind == "memory":
+            if kind == _MEMORY:
                 self._watch = self._peak_of
                 watched = _WatchedEngine(engine, self._watch)
-            elif kind == "time":
+            elif kind == _TIME:
                 self._watch = _range
                 stack.enter_context(_watched_modules(engine.network))
                 stack.enter_context(self._range_of_a_step(number))
                 watched = _WatchedEngine(engine, self._watch)
             began = time.perf_counter()
             yield watched
-            if kind == "memory":
+            if kind == _PLAIN:
                 self._seconds.append(time.perf_counter() - began)
         self._watch = _nothing
+        if not kind:
+            return
+        self._steps[kind].append(number)
         self._done += 1
-        if self._kinds[self._done : self._done + 1] == ["time"] and self._profiler is None:
-            self._begin_tracing()
-        elif self._done == len(self._kinds):
+        if self._done == len(self._kinds):
             self._conclude()
+        elif self._kinds[self._done] == _TIME and self._profiler is None:
+            self._begin_tracing()
 
     def close(self) -> None:
         """Stop watching, whatever was seen."""
-        profiler, self._profiler = self._profiler, None
-        if profiler is not None:
-            profiler.stop()
+        if self._done < len(self._kinds):
+            say("warning: no profile: the run ended before the steps that it takes")
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._profiler is not None:
+            self._profiler.stop()
+        self._profiler = None
 
     @contextmanager
     def _peak_of(self, part: str) -> Iterator[None]:
@@ -197,7 +210,7 @@ class FirstRanksProfile:
     def _conclude(self) -> None:
         """Write what was seen, and say the most of it."""
         profiler = self._profiler
-        self.close()
+        self._stop()
         folder = Path(self._plan.recipe.run) / FOLDER
         try:
             storage.make_folder(str(folder))
@@ -217,17 +230,18 @@ class FirstRanksProfile:
 
     def _profile(self, events: list[dict[str, Any]]) -> Profile:
         recipe, gpu = self._plan.recipe, self._device != "cpu"
-        phase = recipe.phases[recipe.phase_of(self._steps["memory"][-1] - 1)]
+        phase = recipe.phases[recipe.phase_of(self._steps[_MEMORY][-1] - 1)]
         return Profile(
             run=recipe.run,
-            traced=tuple(self._steps["time"]),
-            measured=tuple(self._steps["memory"]),
+            traced=tuple(self._steps[_TIME]),
+            measured=tuple(self._steps[_MEMORY]),
             device=self._device,
             rank=self._world.rank,
             ranks=self._world.size,
             precision=recipe.precision,
             deepspeed=recipe.deepspeed,
-            untraced_step_seconds=statistics.median(self._seconds),
+            plain=tuple(self._steps[_PLAIN]),
+            plain_step_seconds=statistics.median(self._seconds) if self._seconds else None,
             time=breakdown(events),
             memory=self._bytes,
             memory_is=self._memory.kind,
