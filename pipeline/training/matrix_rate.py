@@ -41,7 +41,7 @@ def matmul_rate(device: str, precision: str) -> float:
         for _ in range(products):
             torch.mm(left, right)
         if on_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
     round_()  # the first loads libraries and chooses kernels

@@ -99,16 +99,25 @@ class _Trace:
 
     def __init__(self, events: Iterable[Mapping[str, Any]]) -> None:
         spans = [event for event in events if event.get("ph") == "X"]
-        steps = [event for event in spans if event["name"].startswith(MARK + STEP)]
-        self.steps = [_span(event, REST) for event in sorted(steps, key=lambda event: event["ts"])]
+        # The host's; a GPU's trace repeats them as its own.
+        ours = [
+            event
+            for event in spans
+            if event["name"].startswith(MARK) and event.get("cat") == "user_annotation"
+        ]
+        steps = [event for event in ours if event["name"].startswith(MARK + STEP)]
+        self.steps = sorted(_span(event, REST) for event in steps)
+        self._ranges = sorted(
+            _span(event, event["name"].removeprefix(MARK))
+            for event in ours
+            if event not in steps and _holds(self.steps, event["ts"])
+        )
         inside = [event for event in spans if _holds(self.steps, event["ts"])]
         ops = [event for event in inside if event.get("cat") == "cpu_op"]
         # Those that train: the loop's, and autograd's, which is another one where there is a GPU.
         threads = {event["tid"] for event in steps}
         threads |= {event["tid"] for event in ops if event["name"].startswith(_NODE)}
         self.ops = [event for event in ops if event["tid"] in threads]
-        ours = [event for event in inside if event["name"].startswith(MARK) and event not in steps]
-        self._ranges = sorted(_span(event, event["name"].removeprefix(MARK)) for event in ours)
         self._collectives = [
             _span(event, COMMUNICATION)
             for event in inside

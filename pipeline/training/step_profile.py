@@ -194,7 +194,7 @@ class FirstRanksProfile:
         if self._device.startswith("cuda"):
             import torch
 
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
 
     def _begin_tracing(self) -> None:
         # It tells standard error of each stage; what it is to say is in the trace.
@@ -260,10 +260,10 @@ class _WatchedEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def network(self, **tensors: Any) -> Any:
+    def network(self, *given: Any, **named: Any) -> Any:
         """The network's forward."""
         with self._watch(FORWARD):
-            return self._engine.network(**tensors)
+            return self._engine.network(*given, **named)
 
     def backward(self, loss: Any, *, last: bool) -> None:
         """See `Engine.backward`."""

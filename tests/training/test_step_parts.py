@@ -131,6 +131,8 @@ def test_on_a_gpu_kernels_count_where_they_were_launched_and_the_rest_is_the_hos
         *launched("ncclDevKernel_AllReduce", 480, 650, 750, 4),
         *launched("adam", 810, 810, 900, 5),
         event("kernel", "of an earlier step", 5, 9, 7, correlation=99),
+        event("gpu_user_annotation", f"{MARK}step 7", 250, 900, 7),
+        event("gpu_user_annotation", f"{MARK}attention", 250, 350, 7),
     ]
     found = breakdown(events)
     assert milliseconds(found.parts) == {
