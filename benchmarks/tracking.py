@@ -38,8 +38,8 @@ _STEP = 0.1
 FIGURES = {
     "epoch": 0.1, "samples": 256, "tokens": 30000, "loss": 9.7, "mlm_loss": 9.0, "nsp_loss": 0.7,
     "mlm_accuracy": 0.1, "nsp_accuracy": 0.5, "learning_rate": 1e-4, "gradient_norm": 1.0,
-    "sequences_per_second": 2560.0, "tokens_per_second": 300000.0, "mfu": 0.4, "data_wait_share": 0.0,
-    "samples_lost": 0,
+    "sequences_per_second": 2560.0, "tokens_per_second": 300000.0, "mfu": 0.4, "matmul_flops_per_second": 7.5e14,
+    "data_wait_share": 0.0, "samples_lost": 0,
 }  # fmt: skip
 
 

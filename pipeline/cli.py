@@ -374,6 +374,11 @@ def inspect(shards: str, pairs: int, vocab: str | None, verify: bool, as_json: b
     is_flag=True,
     help="Resume although shards, seed, lanes, lengths or batches are others than before; it is recorded.",
 )
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Watch some of this start's steps: where their time and memory goes, into RUN/profile/.",
+)
 @pipeline_option
 def pretrain(
     recipe: str,
@@ -381,6 +386,7 @@ def pretrain(
     ranks: int | None,
     trust_checkpoint: bool,
     allow_data_change: bool,
+    profile: bool,
 ) -> None:
     """Train, or resume, the run that RECIPE describes; KEY=VALUE overrides by dotted key.
 
@@ -388,7 +394,14 @@ def pretrain(
     """
     from pipeline.training.pretrain import run
 
-    run(recipe, overrides, ranks, trusted=trust_checkpoint, may_change_data=allow_data_change)
+    run(
+        recipe,
+        overrides,
+        ranks,
+        trusted=trust_checkpoint,
+        may_change_data=allow_data_change,
+        profiled=profile,
+    )
 
 
 @main.command()

@@ -23,6 +23,8 @@ _PAUSE = 50
 _RECENT_STEPS = 100
 # Seconds without a step after which a live run is said to stand still; and in steps as they usually take.
 _STILL, _STILL_IN_STEPS = 120.0, 20
+# What is shown of a step beside its losses and accuracies.
+_FIGURES = ("learning_rate", "gradient_norm", "mfu", "matmul_flops_per_second", "data_wait_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Facts:
     said: the last start's last line, or what may be done about one that left none
     phase, phases: which one the next step belongs to, counted from 1, and how many there are
     rate_steps: over how many of the latest steps the rates are
-    loss: the last step's; figures: its parts and accuracies, learning rate, gradient norm
+    loss: the last step's; figures: its parts and accuracies, learning rate, gradient norm, mfu and what that is of
     held_out: the last evaluation's figures and its `step`
     checkpoint: the newest one's `step`, `folder`, `bytes`, `age` in seconds, and `problem`, empty where it is whole by
         its record (sizes; a resume looks at the hashes)
@@ -111,8 +113,7 @@ def facts_of(files: RunFiles, jobs: Mapping[str, str]) -> Facts:
         figures={
             name: value
             for name in last
-            if (name.endswith(("_loss", "_accuracy")) and not name.startswith("held_out"))
-            or name in ("learning_rate", "gradient_norm", "mfu", "data_wait_share")
+            if (name.endswith(("_loss", "_accuracy")) and not name.startswith("held_out")) or name in _FIGURES
             if (value := _number(last[name])) is not None
         },
         held_out=_held_out(files),

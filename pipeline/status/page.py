@@ -20,6 +20,7 @@ def page(facts: Facts) -> str:
     rows = [
         ("step", _steps(facts)),
         ("rate", _rate(facts)),
+        ("mfu", _mfu(facts)),
         ("time left", _left(facts)),
         ("loss", _loss(facts)),
         ("held out", _held_out(facts)),
@@ -91,6 +92,13 @@ def _rate(facts: Facts) -> str:
     ]
     many = f" (last {facts.rate_steps} steps)" if facts.rate_steps > 1 else ""
     return f"{', '.join(parts)}{many}" if parts else ""
+
+
+def _mfu(facts: Facts) -> str:
+    share, rate = facts.figures.get("mfu"), facts.figures.get("matmul_flops_per_second")
+    if share is None or not rate:
+        return ""
+    return f"{share:.1%} of {rate / 1e12:,.3g} TFLOP/s, what matrix products were measured to reach here"
 
 
 def _left(facts: Facts) -> str:

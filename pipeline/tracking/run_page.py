@@ -22,7 +22,9 @@ from pipeline.tracking.spool import METRICS
 _PARAMETER_LENGTH = 6000
 _PROGRESS = ("step", "epoch", "samples", "tokens")
 _OPTIMIZER = ("learning_rate", "gradient_norm")
-_SPEED = ("sequences_per_second", "tokens_per_second", "mfu", "data_wait_share")
+_SPEED = (
+    "sequences_per_second", "tokens_per_second", "mfu", "matmul_flops_per_second", "data_wait_share",
+)  # fmt: skip
 _HELD_OUT = "held_out_"
 # The file of samples of a run that has one node, whichever that is.
 ONE_NODE = "node"

@@ -30,7 +30,7 @@ class Course:
 
     epoch: of the phase's data, gone through when it was done
     seconds: that it took; saving_seconds: that it was held up before by a checkpoint
-    peak: floating-point operations a second that all ranks' devices could do
+    matmul_rate: floating-point operations a second that all ranks' devices do of large matrix products (`matrix_rate`)
     lost: pairs of the step that damaged blocks held
     ranks: how many took it
     """
@@ -38,7 +38,7 @@ class Course:
     epoch: float
     seconds: float
     saving_seconds: float
-    peak: float
+    matmul_rate: float
     lost: int
     ranks: int
 
@@ -65,7 +65,9 @@ def step_metrics(
         "gradient_norm": norm,
         "sequences_per_second": sums.sequences / seconds,
         "tokens_per_second": sums.tokens / seconds,
-        "mfu": sums.flops / seconds / course.peak,
+        # The model's operations a second, of those that the devices were measured to do.
+        "mfu": sums.flops / seconds / course.matmul_rate,
+        "matmul_flops_per_second": course.matmul_rate,
         "data_wait_share": min(1.0, sums.wait_seconds / course.ranks / seconds),
         # Seconds since 1970: a step that a tracking server gets late still lands at its time.
         "time": round(time.time(), 3),

@@ -20,7 +20,7 @@ from pipeline.training.engine import Engine
 from pipeline.training.evaluate import evaluate
 from pipeline.training.guards import Guard, Verdict, passes
 from pipeline.training.heartbeat import Pulse
-from pipeline.training.matrix_rate import matrix_rate
+from pipeline.training.matrix_rate import matmul_rate
 from pipeline.training.metrics import Log
 from pipeline.training.plan import Plan
 from pipeline.training.predictions import Predictor
@@ -30,6 +30,7 @@ from pipeline.training.signals import StopRequest
 from pipeline.training.standing import Standing
 from pipeline.training.start import checkpoint_at, resumed_step, start
 from pipeline.training.step import Rounds, Turn, forward_and_backward, sums_of
+from pipeline.training.step_profile import StepProfile
 from pipeline.training.watchdog import Watchdog
 from pipeline.training.world import World, raise_once
 
@@ -46,12 +47,13 @@ class Training:
         world: World,
         watchdog: Watchdog,
         pulse: Pulse,
+        profile: StepProfile,
         *,
         step: int,
         trusted: bool = False,
     ) -> None:
         self._plan, self._world, self._trusted = plan, world, trusted
-        self._watchdog, self._pulse = watchdog, pulse
+        self._watchdog, self._pulse, self._profile = watchdog, pulse, profile
         self._run = Path(plan.recipe.run)
         self._display = TrainingDisplay(
             total=plan.recipe.steps, done=step, shown=world.is_first, tasks=plan.objective.tasks
@@ -65,8 +67,7 @@ class Training:
             world=world,
         )
         self._predictor = Predictor(plan, world, self._engine.device)
-        # Of all ranks' devices, operations a second.
-        self._peak = matrix_rate(self._engine.device, plan.recipe.precision) * world.size
+        self._matmul_rate = matmul_rate(self._engine.device, plan.recipe.precision)
         # What checkpoints have held up the next step, so far.
         self._saving_seconds = 0.0
 
@@ -99,14 +100,16 @@ class Training:
         recipe, standing = self._plan.recipe, self._standing
         with self._plan.loader(index, standing.step, self._world, moved=standing.moved(index)) as loader:
             marked = time.perf_counter()
-            rounds = Rounds(loader, request, lambda: self._saver.troubled, self._engine.device)
+            steps = self._profile.data(loader)
+            rounds = Rounds(steps, request, lambda: self._saver.troubled, self._engine.device)
             while (turn := rounds.turn) is not None:
                 if rounds.signal_number:
                     self._stop(rounds.signal_number, log)
                 self._refuse(turn)
                 self._pulse.at(standing.step, "training")
                 epoch = loader.plan.epochs_done(turn.batches.step + 1)
-                metrics, verdict = self._step(index, turn, rounds, epoch, marked)
+                with self._profile.step(self._engine, standing.step + 1) as engine:
+                    metrics, verdict = self._step(engine, index, turn, rounds, epoch, marked)
                 if self._is_due(recipe.evaluate.every):
                     metrics |= self._evaluate(index)
                 log.append(metrics)
@@ -123,13 +126,13 @@ class Training:
         return None
 
     def _step(
-        self, index: int, turn: Turn, rounds: Rounds, epoch: float, began: float
+        self, engine: Engine, index: int, turn: Turn, rounds: Rounds, epoch: float, began: float
     ) -> tuple[dict[str, Any], Verdict | None]:
         """Take a step; returns its metrics, and what guards say of it. Raises RunFailed where they say stop."""
         phase, standing, guard = self._plan.recipe.phases[index], self._standing, self._guard
         rate = learning_rate(phase, standing.step - self._plan.first_step(index))
         own = forward_and_backward(
-            self._engine,
+            engine,
             turn,
             model=self._plan.model,
             dropout_key=(self._plan.recipe.seed, standing.step, self._world.rank),
@@ -138,7 +141,7 @@ class Training:
         sums = sums_of(rounds.close(own), turn)
         standing.step += 1
         verdict = guard.on_loss(standing.step, sums.loss)
-        norm = self._engine.step(rate, update=passes(verdict))
+        norm = engine.step(rate, update=passes(verdict))
         if passes(verdict):
             verdict = guard.on_gradient(standing.step, norm) or verdict
         if verdict is not None and verdict.action == "stop":
@@ -153,7 +156,7 @@ class Training:
             epoch=epoch,
             seconds=time.perf_counter() - began,
             saving_seconds=self._saving_seconds,
-            peak=self._peak,
+            matmul_rate=self._matmul_rate,
             lost=turn.lost,
             ranks=self._world.size,
         )

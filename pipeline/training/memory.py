@@ -236,6 +236,29 @@ def estimate_phase(
     )
 
 
+def memory_by_moment(
+    recipe: Recipe, phase: Phase, model: ModelConfig, settings: ZeroSettings, *, ranks: int, gpu: bool
+) -> dict[str, int]:
+    """What `estimate_phase` reckons with in each part of a step: the most bytes there.
+
+    On a GPU they are what torch allocates, no context; on a CPU, all of the process.
+    """
+    need = estimate_phase(recipe, phase, model, settings, ranks=ranks, gpu=gpu)
+    batch = batch_of(recipe, phase)
+    kept = activation_bytes(
+        model,
+        sequences=batch.sequences,
+        length=batch.length,
+        masked=batch.sequences * batch.masked,
+        element=4 if recipe.precision == "fp32" else 2,
+        gpu=gpu,
+        recompute=recipe.activation_checkpointing == "full",
+    )
+    most = need.device - need.context if gpu else need.on_one
+    held = most - need.activations - need.logits - need.buckets
+    return {"data": held, "forward": held + kept.kept, "backward": most, "optimizer": held + need.buckets}
+
+
 def largest_micro_batch(
     recipe: Recipe,
     phase: Phase,

@@ -27,11 +27,13 @@ def run(
     *,
     trusted: bool = False,
     may_change_data: bool = False,
+    profiled: bool = False,
 ) -> None:
     """Train or resume the recipe's run; see the module's promises.
 
     trusted: resume from a checkpoint although another user owns it
     may_change_data: resume although shards, seed or batches are others than before
+    profiled: write where some steps' time and memory goes to `RUN/profile/`
 
     Raises InputError on what cannot be trained, Stopped after a signal, RunFailed when the machine fails.
     """
@@ -39,7 +41,7 @@ def run(
         die_with_parent(int(os.environ[PARENT]))
     world = read_world(os.environ)
     try:
-        _run(path, overrides, ranks, world, trusted, may_change_data)
+        _run(path, overrides, ranks, world, trusted, may_change_data, profiled)
     except InputError as error:
         if world is None or world.is_first:
             raise
@@ -56,6 +58,7 @@ def _run(
     world: World | None,
     trusted: bool,
     may_change_data: bool,
+    profiled: bool,
 ) -> None:
     recipe = read_recipe(path, overrides)
     if ranks is not None and ranks < 1:
@@ -73,10 +76,12 @@ def _run(
         )
     plan = make_plan(recipe, size, may_change_data=may_change_data)
     if world is None and size > 1:
-        flags = {"--trust-checkpoint": trusted, "--allow-data-change": may_change_data}
+        flags = {
+            "--trust-checkpoint": trusted, "--allow-data-change": may_change_data, "--profile": profiled,
+        }  # fmt: skip
         launch(["pretrain", *(flag for flag, given in flags.items() if given), path, *overrides], size)
     else:
         # Here alone: a launcher, and a recipe that is refused, need not wait for torch.
         from pipeline.training.rank import train
 
-        train(plan, world or World.alone(), trusted=trusted)
+        train(plan, world or World.alone(), trusted=trusted, profiled=profiled)

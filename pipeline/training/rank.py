@@ -6,7 +6,7 @@ rank that loses another ends and says so.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from pipeline.errors import BertpipeError, RunFailed, first_line
@@ -22,6 +22,7 @@ from pipeline.training.record import run_record
 from pipeline.training.run_folder import RunFolder, note_end, open_folder
 from pipeline.training.signals import watching
 from pipeline.training.start import resumed_step
+from pipeline.training.step_profile import open_profile
 from pipeline.training.watchdog import Watchdog
 from pipeline.training.world import (
     World,
@@ -32,10 +33,11 @@ from pipeline.training.world import (
 )
 
 
-def train(plan: Plan, world: World, *, trusted: bool) -> None:
+def train(plan: Plan, world: World, *, trusted: bool, profiled: bool) -> None:
     """Train or resume a plan's run as one of its ranks.
 
     trusted: resume from a checkpoint although another user owns it
+    profiled: watch some steps and write `RUN/profile/`
 
     Raises Stopped after a signal, RunFailed when the machine fails.
     """
@@ -53,7 +55,8 @@ def train(plan: Plan, world: World, *, trusted: bool) -> None:
         with _holding(folder, world), beating(run_path, world) as pulse:
             step = resumed_step(run_path, world, trusted=trusted)
             watchdog = Watchdog(run_path, world, seconds=plan.recipe.guards.stall_seconds)
-            training = Training(plan, world, watchdog, pulse, step=step, trusted=trusted)
+            profile = open_profile(plan, world, device, asked=profiled, steps_left=plan.recipe.steps - step)
+            training = Training(plan, world, watchdog, pulse, profile, step=step, trusted=trusted)
             if world.is_first:
                 _announce(plan, step)
             with (
@@ -61,6 +64,7 @@ def train(plan: Plan, world: World, *, trusted: bool) -> None:
                 watchdog,
                 open_log(run_path, after=step, is_first=world.is_first) as log,
                 _tracker(plan, world),
+                closing(profile),
             ):
                 training.run(log, request)
     except RuntimeError as error:

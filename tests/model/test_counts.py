@@ -49,6 +49,48 @@ def test_a_steps_flops_are_those_that_torch_counts(make_model, lay_end_to_end, m
     assert step_flops(model.config, lengths, masked=6 * masked_each) == counter.get_total_flops()
 
 
+def counted_flops(model: BertForPretraining, batch: dict[str, Any]) -> tuple[int, int]:
+    """What torch counts of a forward and backward: in dense products, and in those of attention."""
+    with FlopCounterMode(display=False) as counter:
+        sums = model(**batch)
+        (sums.mlm_sum + sums.nsp_sum).backward()
+    each = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
+    dense = sum(count for op, count in each.items() if op in ("aten.mm", "aten.addmm"))
+    return dense, sum(each.values()) - dense
+
+
+# mlm+nsp and mlm+sop train one network; mlm one without a pairs' head; ltr also asks every token but the last.
+@pytest.mark.parametrize(
+    ("network", "masked_each"),
+    [({}, 3), ({"pair_head": False}, 3), ({"pair_head": False, "causal": True}, 4)],
+    ids=["mlm+nsp", "mlm", "ltr"],
+)
+def test_flops_of_unpadded_sequences_are_those_that_torch_counts_but_for_tail_and_grid(
+    make_model: Callable[..., BertForPretraining],
+    lay_end_to_end: Callable[..., dict[str, Any]],
+    network: dict[str, Any],
+    masked_each: int,
+) -> None:
+    # With attention dropout: torch has no count of the kernel that a CPU takes without.
+    model = make_model(**network, attention_dropout=0.1).train()
+    lengths, tail, pads = (5, 24, 17, 32, 9), 41, 6
+    masked = masked_each * len(lengths)
+    batch = lay_end_to_end(lengths, tail=tail, masked_each=masked_each, masked_pads=pads)
+    dense, attention = counted_flops(model, batch)
+    config = model.config
+    in_all = step_flops(config, lengths, masked)
+    # Scores and weighted values, forward and twice backward, of sequences whose squared lengths add up to so much.
+    of_squares = 3 * config.layers * 4 * config.hidden_size
+    in_attention = of_squares * sum(length**2 for length in lengths)
+    # What a micro-batch's bucket rounds up, tokens and masked positions, is computed and counts nothing.
+    a_token = step_flops(replace(config, pair_head=False), [1], 0) - of_squares
+    a_masked_one = step_flops(config, [], 1)
+    assert dense == in_all - in_attention + tail * a_token + pads * a_masked_one
+    # Attention may be computed on a grid, each sequence as long as the longest; what it computes of padding, or of
+    # what is masked, counts nothing.
+    assert in_attention <= attention <= of_squares * len(lengths) * max(lengths) ** 2
+
+
 def test_a_steps_flops_add_up_over_sequences_and_padding_counts_nothing(config):
     lengths, masked = np.array([5, 17, 128], dtype=np.uint16), [1, 2, 19]
     each = [step_flops(config, [length], count) for length, count in zip(lengths, masked, strict=True)]

@@ -89,6 +89,13 @@ def test_the_files_have_the_names_that_training_gives_them() -> None:
     assert heartbeat.RANKS == "ranks"
 
 
+def test_mfu_is_shown_with_the_rate_that_it_is_of(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", mfu=0.4125, matmul_flops_per_second=1.934e14)
+    assert "  mfu            41.2% of 193 TFLOP/s" in page(facts(run))
+    # Records of before the rate was in them.
+    assert "  mfu " not in page(facts(make_run(tmp_path / "b", mfu=0.4125)))
+
+
 def test_a_run_that_trains_shows_where_it_is_and_when_it_will_be_done(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     add_ranks(run)

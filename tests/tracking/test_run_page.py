@@ -30,6 +30,7 @@ RECIPE = {
         ("step", "progress/step"),
         ("tokens", "progress/tokens"),
         ("tokens_per_second", "speed/tokens_per_second"),
+        ("matmul_flops_per_second", "speed/matmul_flops_per_second"),
         ("gradient_norm", "optimizer/gradient_norm"),
         ("a_name_that_a_later_version_adds", "train/a_name_that_a_later_version_adds"),
     ],

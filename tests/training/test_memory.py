@@ -14,7 +14,14 @@ from pipeline.errors import InputError
 from pipeline.recipe import Recipe, recipe_from
 from pipeline.training import room as room_module
 from pipeline.training.host_memory import host_memory
-from pipeline.training.memory import Batch, Estimate, estimate, estimate_phase, gib
+from pipeline.training.memory import (
+    Batch,
+    Estimate,
+    estimate,
+    estimate_phase,
+    gib,
+    memory_by_moment,
+)
 from pipeline.training.plan import make_plan
 from pipeline.training.room import SHIPPED, Room, check_memory
 from pipeline.training.settings import ZeroSettings, read_settings
@@ -207,6 +214,18 @@ def test_left_to_right_guesses_nearly_every_token_and_has_no_pairs_head(large: R
     assert 4 * 16 * (511 - 77) * 1024 * 2 < more < 16 * (511 - 77) * 30522 * 4 / 4
     # A pooler and a head of two classes, with gradients and, over 8 ranks, the optimizer's part.
     assert need["mlm+nsp"].weights - need["mlm"].weights == 4 * (1024 * 1024 + 1024 + 2 * 1024 + 2)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("config", SHIPPED)
+def test_a_steps_moments_lead_up_to_the_estimate(large: Recipe, config: str, gpu: bool) -> None:
+    settings = read_settings(config)
+    moments = memory_by_moment(large, large.phases[0], BASE, settings, ranks=4, gpu=gpu)
+    need = estimate_phase(large, large.phases[0], BASE, settings, ranks=4, gpu=gpu)
+    # What torch allocates on a GPU is no context; what a process on a CPU holds is all of it.
+    assert moments["backward"] == (need.device - need.context if gpu else need.on_one)
+    assert 0 <= moments["data"] <= moments["forward"] < moments["backward"]
+    assert moments["data"] <= moments["optimizer"] < moments["backward"]
 
 
 def test_memory_that_cannot_be_told_refuses_nothing(large: Recipe) -> None:

@@ -17,7 +17,9 @@ LEARNED = (
 )  # fmt: skip
 # Of whatever objective, held out and not.
 _FIGURES = ("_loss", "_accuracy", "_perplexity")
-CONTRACT = {*LEARNED, "sequences_per_second", "tokens_per_second", "mfu", "data_wait_share"}
+CONTRACT = {
+    *LEARNED, "sequences_per_second", "tokens_per_second", "mfu", "matmul_flops_per_second", "data_wait_share",
+}  # fmt: skip
 
 
 def learned(run: Path) -> list[dict[str, Any]]:
