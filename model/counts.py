@@ -75,11 +75,12 @@ class ActivationBytes:
 
     layers: kept by embeddings and encoder layers
     heads: kept by the two heads, the gradient of the decoder's weights included
-    backward: the most that the backward pass makes and drops again at any moment
+    forward, backward: the most that the pass makes and drops again beside what is kept then
     """
 
     layers: int
     heads: int
+    forward: int
     backward: int
 
     @property
@@ -90,7 +91,7 @@ class ActivationBytes:
     @property
     def peak(self) -> int:
         """The most that there is at once."""
-        return self.kept + self.backward
+        return self.kept + max(self.forward, self.backward)
 
 
 def activation_bytes(
@@ -151,4 +152,6 @@ def activation_bytes(
     in_attention = 4 * states * element if gpu else 7 * states * 4 + 3 * band
     in_layer = max((6 if config.gated else 4) * wide, in_attention) + 2 * states * element
     in_layer += layer if recompute == "full" else rows if again and gpu else scores if again else 0
-    return ActivationBytes(layers=kept + embeddings, heads=heads, backward=max(at_heads, in_layer - heads))
+    return ActivationBytes(
+        layers=kept + embeddings, heads=heads, forward=at_heads, backward=max(0, in_layer - heads)
+    )

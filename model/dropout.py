@@ -54,7 +54,5 @@ def _dropped(rate: float) -> int:
 def _bits(elements: int) -> Tensor:
     """Uniform int16."""
     seed = int(torch.empty((), dtype=torch.int64).random_())
-    words = np.random.Generator(np.random.SFC64(seed)).integers(
-        0, 1 << 64, size=-(-elements // 4), dtype=np.uint64
-    )
+    words = np.random.SFC64(seed).random_raw(-(-elements // 4))
     return torch.from_numpy(words.view(np.int16)[:elements])

@@ -252,11 +252,16 @@ def memory_by_moment(
         masked=batch.sequences * batch.masked,
         element=4 if recipe.precision == "fp32" else 2,
         gpu=gpu,
-        recompute=recipe.activation_checkpointing == "full",
+        recompute=recipe.activation_checkpointing,
     )
     most = need.device - need.context if gpu else need.on_one
-    held = most - need.activations - need.logits - need.buckets
-    return {"data": held, "forward": held + kept.kept, "backward": most, "optimizer": held + need.buckets}
+    held = most - need.activations - need.buckets
+    return {
+        "data": held,
+        "forward": held + kept.kept + kept.forward,
+        "backward": most,
+        "optimizer": held + need.buckets,
+    }
 
 
 def largest_micro_batch(

@@ -207,8 +207,8 @@ def check_compiling(settings: ZeroSettings, compiles: bool) -> None:
     """Raise InputError where layers cannot be compiled because they are not whole until they run."""
     if compiles and settings.stage == 3:
         raise InputError(
-            f"compile is true, and deepspeed: {settings.path} asks for ZeRO stage 3, which gathers a layer's weights as "
-            "it runs; set compile=false, or deepspeed=zero2"
+            f"compile is true, and deepspeed: {settings.path} asks for ZeRO stage 3, which gathers weights as layers "
+            "run; set compile=false, or deepspeed=zero2"
         )
 
 

@@ -151,7 +151,7 @@ def forward_and_backward(
     totals = torch.zeros(4, dtype=torch.float64, device=engine.device)
     flops = 0
     for number, micro_batch in enumerate(batches.micro_batches):
-        torch.manual_seed(counter_random.key(_DROPOUT, *dropout_key, number) >> 1)
+        _seed(engine.device, counter_random.key(_DROPOUT, *dropout_key, number) >> 1)
         sums = engine.network(**micro_batch.tensors(engine.device))
         loss = sums.mlm_sum / max(1, turn.masked) + sums.nsp_sum / max(1, turn.labelled)
         engine.backward(loss, last=number == len(batches.micro_batches) - 1)
@@ -165,6 +165,15 @@ def forward_and_backward(
         float(flops),
         batches.wait_seconds,
     ]
+
+
+def _seed(device: str, seed: int) -> None:
+    """Seed the generators that dropout draws from; `torch.manual_seed` seeds all devices, and takes a millisecond."""
+    import torch
+
+    torch.default_generator.manual_seed(seed)
+    if device.startswith("cuda"):
+        torch.cuda.manual_seed(seed)
 
 
 def sums_of(figures: Sequence[float], turn: Turn) -> StepSums:

@@ -179,3 +179,24 @@ def test_recomputed_activations_give_the_same_loss_and_gradient_from_less_kept(
 def test_another_way_to_recompute_is_refused(config):
     with pytest.raises(ValueError, match="recompute is 'some': give one of none, attention, full"):
         BertForPretraining(config, recompute="some")
+
+
+@pytest.mark.long
+def test_a_base_network_learns_two_pairs_by_heart(lay_end_to_end):
+    model = BertForPretraining(
+        preset("base", vocab_size=100, hidden_dropout=0.0, attention_dropout=0.0)
+    ).train()
+    batch = lay_end_to_end((24, 17), masked_each=4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    losses = []
+    for step in range(16):
+        optimizer.param_groups[0]["lr"] = 1e-4 * min(1, (step + 1) / 8)
+        sums = model(**batch)
+        loss = sums.mlm_sum / 8 + sums.nsp_sum / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[0] > 4
+    assert losses[-1] < 0.06
+    assert (int(sums.mlm_correct), int(sums.nsp_correct)) == (8, 2)

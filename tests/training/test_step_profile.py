@@ -197,7 +197,7 @@ def hooks_of(network: torch.nn.Module) -> int:
 def test_nothing_is_left_in_the_network_and_later_steps_have_the_engine_itself(
     plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network = BertForPretraining(plan.model, recompute=True)
+    network = BertForPretraining(plan.model, recompute="full")
     engine = PlainEngine(network)
     profile = FirstRanksProfile(plan, World.alone(), "cpu", steps_left=2)
     watched = take_steps(profile, engine, 4)
