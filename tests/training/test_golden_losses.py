@@ -1,7 +1,7 @@
 """What a small run learns, step by step, as it was when these figures were written down.
 
-They change where text is cut, paired, ordered or masked otherwise, where weights or dropout are drawn otherwise, or where
-the network, its losses or the optimizer compute something else: then say which in the commit, and write them anew:
+They change where text is cut, paired, ordered or masked otherwise, where weights or dropout are drawn otherwise, or
+where the network, its losses or the optimizer compute something else: then say which in the commit, and write anew:
 
     BERTPIPE_WRITE_GOLDEN=1 python -m pytest tests/training/test_golden_losses.py
 """
@@ -35,7 +35,7 @@ def run(cli: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for _ in range(200)
     )
     (folder / "corpus.txt").write_text("\n\n".join(documents) + "\n")
-    shard_small(folder / "corpus.txt", folder / "SHARDS", vocab_size=200, sentences="lines")
+    shard_small(folder / "corpus.txt", folder / "SHARDS", vocab_size=200)
     recipe = small_recipe("RUN", "SHARDS", steps=12) | {"evaluate": {"every": 0}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     done = cli("pretrain", "recipe.yaml", cwd=folder)
