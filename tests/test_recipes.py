@@ -25,7 +25,7 @@ def shrunken(recipe: Recipe, shards: Path) -> list[str]:
 
 
 def test_there_are_recipes_for_a_laptop_and_for_the_published_sizes() -> None:
-    assert [path.stem for path in RECIPES] == ["base", "large", "large_lamb", "tiny"]
+    assert [path.stem for path in RECIPES] == ["base", "large", "large_lamb", "mini", "tiny"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -53,7 +53,7 @@ def test_what_the_comments_promise_is_what_the_recipe_says(path: Path) -> None:
         assert first.warmup_steps / first.steps == pytest.approx(0.2843, abs=1e-4)
         assert second.warmup_steps / second.steps == pytest.approx(0.128, abs=1e-4)
         assert {phase.optimizer for phase in recipe.phases} == {"lamb"}
-    elif path.stem != "tiny":
+    elif path.stem not in ("tiny", "mini"):
         assert recipe.steps == 1_000_000
         assert [phase.sequence_length for phase in recipe.phases] == [128, 512]
         # One line from 1e-4 at step 10,000 to 0 at step 1,000,000, over both phases.
