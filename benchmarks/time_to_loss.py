@@ -51,7 +51,7 @@ def recipe_of(side: str, options: argparse.Namespace, seed: int, run: str) -> tu
     path = options.budget if side == "budget" else options.paper
     phases = len(read_recipe(path).phases)
     shards = [f"phases.{index}.shards={options.shards}" for index in range(phases)]
-    fixed = [f"run={run}", f"seed={seed}", "tracking.experiment=null", "checkpoint.every=0"]
+    fixed = [f"run={run}", f"seed={seed}", "tracking.experiment=null", "checkpoint.every=1000000"]
     evaluated = [f"evaluate.every={options.every}", f"evaluate.sequences={options.sequences}"]
     return path, [*fixed, *evaluated, *shards]
 
