@@ -87,9 +87,13 @@ def kill_all(run: Path) -> None:
 
 
 def wait_for_checkpoint(run: Path, step: int, process: "subprocess.Popen[str]") -> None:
-    """A checkpoint is written while training goes on, so it is there some steps after its own."""
+    """A checkpoint is written while training goes on, so it is there some steps after its own.
+
+    It is whole once renamed, but `latest` names it a moment later: a kill between the two leaves no `latest`.
+    """
     until = time.monotonic() + 120
-    while not (run / "checkpoints" / f"step-{step:08d}").exists():
+    latest = run / "checkpoints" / "latest"
+    while not latest.exists() or latest.resolve().name < f"step-{step:08d}":
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until, "the checkpoint never came"
         time.sleep(0.02)
