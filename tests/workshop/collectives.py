@@ -31,6 +31,8 @@ from pipeline.training.world import World
 
 # Between steps: evaluations, checkpoints, comparisons of weights.
 BETWEEN = "between"
+# What is sent while autograd computes gradients, of whichever micro-batch.
+DURING = ", during the pass"
 
 
 class Spy(TorchDispatchMode):
@@ -39,7 +41,7 @@ class Spy(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[dict[str, list[str]]] = []
-        self._parts: list[str] = [BETWEEN]
+        self.parts: list[str] = [BETWEEN]
 
     def __torch_dispatch__(
         self, operator: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -49,17 +51,17 @@ class Spy(TorchDispatchMode):
             sent = max(tensors, key=torch.Tensor.numel, default=None)
             what = "" if sent is None else f" of {sent.numel()} {str(sent.dtype).removeprefix('torch.')}"
             name = operator._schema.name.removeprefix("c10d::")
-            self.steps[-1].setdefault(self._parts[-1], []).append(name + what)
+            self.steps[-1].setdefault(self.parts[-1], []).append(name + what)
         return operator(*args, **(kwargs or {}))
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """What is sent within the block is noted under `name`."""
-        self._parts.append(name)
+        self.parts.append(name)
         try:
             yield
         finally:
-            self._parts.pop()
+            self.parts.pop()
 
 
 def watch_parts(spy: Spy) -> None:
@@ -83,6 +85,7 @@ def watch_parts(spy: Spy) -> None:
     within(loop, "forward_and_backward", lambda *_, **__: "forward")
     within(Engine, "backward", lambda *_, last: "last backward" if last else "backward")
     within(Engine, "step", lambda *_, **__: "update")
+    within(torch.Tensor, "backward", lambda *_, **__: spy.parts[-1] + DURING)
     within(Rounds, "close", lambda *_: "round")
 
 
