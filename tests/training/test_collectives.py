@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.shipped import shipped_file
 from pipeline.training.world import free_port
@@ -89,8 +90,8 @@ AFTERWARDS = ("zero1 bf16", "zero1 fp32")
 def folder(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two ranks have trained by each configuration, and by some without sending during the backward pass."""
     folder = tmp_path_factory.mktemp("collectives")
-    asked = {}
-    for name in (*EXPECTED, *(f"{name} afterwards" for name in AFTERWARDS)):
+    asked = [*EXPECTED, *(f"{name} afterwards" for name in AFTERWARDS)]
+    for name in asked:
         configuration, precision, *afterwards = name.split()
         values = json.loads(
             shipped_file(f"deepspeed_configs/{configuration}.json", what="deepspeed").read_text()
@@ -100,11 +101,12 @@ def folder(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / f"{name}.json"
         path.write_text(json.dumps(values))
         batch = {"global_batch": RANKS * ACCUMULATION, "micro_batch": 1, "steps": 2, "warmup_steps": 1}
-        asked[name] = small_recipe(folder / name, shards, **batch) | {
+        recipe = small_recipe(folder / name, shards, **batch) | {
             "deepspeed": str(path),
             "precision": precision,
             "evaluate": {"every": 0},
         }
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "asked.json").write_text(json.dumps(asked))
     command = [sys.executable, collectives.__file__, str(folder)]
     port = str(free_port())

@@ -1,9 +1,9 @@
 """A rank that trains by one configuration after the other and notes what the ranks send each other.
 
-`python collectives.py FOLDER RANK RANKS PORT`: FOLDER/asked.json holds recipes by name, whole trainings each; the first
-rank writes FOLDER/found.json: by recipe and step, by part of the step, what was sent, in the order of sending. What
-always holds: nothing passes unseen, since torch's dispatcher itself is asked: whatever is sent is an operator of its
-name space c10d, whoever calls it and by whatever name.
+`python collectives.py FOLDER RANK RANKS PORT`: FOLDER/asked.json names recipes of FOLDER, a whole training each; the
+first rank writes FOLDER/found.json: by recipe and step, by part of the step, what was sent, in the order of sending.
+What always holds: nothing passes unseen, since torch's dispatcher itself is asked: whatever is sent is an operator of
+its name space c10d, whoever calls it and by whatever name.
 """
 
 import json
@@ -17,16 +17,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.recipe import recipe_from
-from pipeline.training import loop
+from pipeline.training import loop, pretrain, rank
 from pipeline.training.engine import Engine
-from pipeline.training.heartbeat import Pulse
 from pipeline.training.joining import join_world, leave_world
-from pipeline.training.metrics import open_log
-from pipeline.training.plan import make_plan
-from pipeline.training.signals import watching
 from pipeline.training.step import Rounds
-from pipeline.training.watchdog import Watchdog
 from pipeline.training.world import World
 
 # Between steps: evaluations, checkpoints, comparisons of weights.
@@ -91,19 +85,15 @@ def watch_parts(spy: Spy) -> None:
 
 def main(folder: Path, world: World) -> None:
     join_world(world)
+    # The ranks meet once, for all trainings.
+    rank.join_world = lambda world: None
+    rank.leave_world = lambda: None
     spy, found = Spy(), {}
     watch_parts(spy)
-    for name, values in json.loads((folder / "asked.json").read_text()).items():
-        recipe = recipe_from(values, name)
-        run = Path(recipe.run)
-        run.mkdir(exist_ok=True)
-        plan = make_plan(recipe, world.size)
-        watchdog = Watchdog(run, world, seconds=100)
-        training = loop.Training(plan, world, watchdog, Pulse(), step=0)
+    for name in json.loads((folder / "asked.json").read_text()):
         spy.steps = []
-        with watching() as request, watchdog, open_log(run, after=0, is_first=world.is_first) as log, spy:
-            training.run(log, request)
-        training._engine.close()
+        with spy:
+            pretrain.run(str(folder / f"{name}.yaml"), [], world.size)
         found[name] = spy.steps
     if world.is_first:
         (folder / "found.json").write_text(json.dumps(found))
@@ -111,8 +101,8 @@ def main(folder: Path, world: World) -> None:
 
 
 if __name__ == "__main__":
-    rank, ranks, port = map(int, sys.argv[2:])
+    number, ranks, port = map(int, sys.argv[2:])
     main(
         Path(sys.argv[1]),
-        World(rank=rank, size=ranks, local_rank=rank, local_size=ranks, address="127.0.0.1", port=port),
+        World(rank=number, size=ranks, local_rank=number, local_size=ranks, address="127.0.0.1", port=port),
     )
