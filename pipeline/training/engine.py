@@ -24,6 +24,7 @@ from pipeline.training.settings import ZeroSettings
 from pipeline.training.universal import WholeStates, plain_path
 from pipeline.training.world import (
     World,
+    begin_sum_over_ranks,
     device_of,
     exchange_over_ranks,
     gather_over_ranks,
@@ -33,6 +34,8 @@ from pipeline.training.zero_parts import put_states
 
 if TYPE_CHECKING:
     import torch
+
+    from pipeline.training.gradient_sum import GradientSum
 
 # The folder of DeepSpeed's files inside a checkpoint.
 TAG = "engine"
@@ -65,7 +68,7 @@ class Engine:
         from pipeline.training.sign_mean import SignMean
 
         self._world = world
-        # It averages, so DeepSpeed must neither do so nor clip what a rank has of its own.
+        # It averages, so DeepSpeed must not.
         self._one_bit = optimizer if isinstance(optimizer, OneBit) else None
         self._clipping = gradient_clipping
         self.stage, self.precision = settings.stage, precision
@@ -74,7 +77,9 @@ class Engine:
             precision=precision,
             micro_batch=micro_batch,
             accumulation=accumulation,
-            gradient_clipping=0.0 if self._one_bit else gradient_clipping,
+            # At stage 0 it is done here: DeepSpeed would take the norm anew, and then average over the ranks what each
+            # of them has.
+            gradient_clipping=gradient_clipping if self.stage else 0.0,
         )
         try:
             # It prints how much memory it takes.
@@ -97,6 +102,7 @@ class Engine:
             )
         self._updates = True
         self._gate(optimizer)
+        self._gradient_sum = self._own_sum(settings)
 
         if self._one_bit and world.size > 1:
             self._one_bit.join(
@@ -121,14 +127,19 @@ class Engine:
         return self._engine.module if self.stage < 3 and self.precision == "fp32" else None
 
     def backward(self, loss: "torch.Tensor", *, last: bool) -> None:
-        """Add the gradient of this rank's part of the step's loss; `last` closes the step's accumulation.
-
-        DeepSpeed averages over the ranks, and law 5 wants the sum: hence the factor.
-        """
+        """Add the gradient of this rank's part of the step's loss; `last` closes the step's accumulation."""
         self._engine.set_gradient_accumulation_boundary(last)
         if self._one_bit:
             self._engine.enable_backward_allreduce = not self._one_bit.compresses
-        self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
+        if self._gradient_sum is None:
+            # DeepSpeed averages over the ranks, and law 5 wants the sum: hence the factor.
+            self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
+            return
+        if last:
+            self._gradient_sum.begin()
+        self._engine.backward(loss, scale_wrt_gas=False)
+        if last:
+            self._gradient_sum.finish()
 
     def step(self, learning_rate: float, *, update: bool = True) -> float:
         """Clip, update the weights, forget the gradient. Returns the gradient's global norm before clipping.
@@ -177,18 +188,43 @@ class Engine:
 
         optimizer.step = gated  # type: ignore[method-assign]
 
+    def _own_sum(self, settings: ZeroSettings) -> "GradientSum | None":
+        """What sums gradients over the ranks where DeepSpeed would send all of them after the backward pass."""
+        from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+
+        from pipeline.training.gradient_sum import GradientSum, own_gradient
+
+        zero = self._engine.optimizer
+        if isinstance(zero, BF16_Optimizer):
+            groups = zip(zero.bf16_groups, zero.fp32_groups_gradients, strict=True)
+            sums = {each: own for group in groups for each, own in zip(*group, strict=True)}
+            gradient_of = sums.__getitem__
+        elif self.stage == 0 and self._one_bit is None:
+            gradient_of = own_gradient
+        else:
+            return None
+        self._engine.enable_backward_allreduce = False
+        return GradientSum(
+            list(self._engine.module.parameters()),
+            gradient_of,
+            elements=settings.bucket,
+            dtype=self._engine.communication_data_type,
+            begin_sum=begin_sum_over_ranks if self._world.size > 1 else None,
+            overlaps=settings.overlaps,
+        )
+
     def _own_norm(self) -> float:
-        """The norm where DeepSpeed keeps none (stage 0, fp32); under a 1-bit optimizer, gradients are clipped, too."""
+        """The norm where DeepSpeed keeps none (stage 0, fp32), to which the gradient is then clipped."""
         import torch
 
         with_gradient = [p for p in self._engine.module.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in with_gradient]))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient])
         if self._one_bit:
             # The mean's own norm is nobody's to know; the root mean square of the ranks' is no less.
-            (squares,) = sum_over_ranks([norm**2], self.device)
-            norm = (squares / self._world.size) ** 0.5
-            torch.nn.utils.clip_grads_with_norm_(with_gradient, self._clipping, torch.tensor(norm))
-        return norm
+            (squares,) = sum_over_ranks([float(norm) ** 2], self.device)
+            norm = torch.tensor((squares / self._world.size) ** 0.5)
+        torch.nn.utils.clip_grads_with_norm_(with_gradient, self._clipping, norm)
+        return float(norm)
 
     def fp32_weights(self) -> dict[str, "torch.Tensor"]:
         """The weights as the optimizer keeps them, in fp32 on the CPU, by the network's names.
@@ -218,6 +254,8 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the network and the optimizer's state, so that another engine has room."""
+        if self._gradient_sum is not None:
+            self._gradient_sum.close()
         self._engine.destroy()
         del self._engine
         gc.collect()

@@ -1,8 +1,8 @@
 """How much memory a rank needs, before it is taken (pure arithmetic).
 
 In: a network's shape, a micro-batch, DeepSpeed settings, precision and ranks. Out: `Estimate`, bytes by parts, on the
-device and on the host. What always holds: nothing is allocated or imported that takes time; more ranks never need
-more, and a larger micro-batch never less.
+device and on the host. What always holds: nothing is allocated or imported that takes time; of two ranks and more,
+more never need more; a larger micro-batch never needs less.
 
 Bytes a parameter, over N ranks, as DeepSpeed 0.19.8 was seen to take them on CPUs (`base`, 1 and 2 ranks, a process's
 own memory; docs/stages.md has the table). The ZeRO paper (Rajbhandari et al. 2020, arXiv 1910.02054, §3.1) counts
@@ -10,7 +10,7 @@ own memory; docs/stages.md has the table). The ZeRO paper (Rajbhandari et al. 20
 
     stage  fp32                           bf16
     0      4 + 4 + 8                      refused
-    1      4 + 4 + 12/N                   2 + 6 + 12/N   (fp32 sums and bf16 gradients, both whole)
+    1      4 + 4 + 12/N                   2 + 4 + 12/N   (fp16: 2 + 6 + 12/N, its gradients stand beside their sums)
     2      4 + 4/N + 12/N                 2 + 4/N + 12/N
     3      4/N + 4/N + 12/N, and gathered weights while they are used
 
@@ -30,11 +30,8 @@ from pipeline.training.settings import ZeroSettings
 
 GIB = 1 << 30
 # DeepSpeed's own, where a JSON says nothing.
-_REDUCE_BUCKET = 500_000_000
 _PREFETCH_BUCKET = 50_000_000
 _MAX_LIVE = 1_000_000_000
-# Without ZeRO, and with bf16 at stage 1, gradients are summed over the ranks in copies of up to so many elements.
-_ALL_REDUCE = 500_000_000
 # What a process takes before the network: Python, torch and DeepSpeed on a CPU (measured: 0.35 GiB); a CUDA context
 # and NCCL's buffers on a GPU (not measured here; NVIDIA's own figures lie around it).
 _CPU_CONTEXT = int(0.35 * GIB)
@@ -128,10 +125,11 @@ def estimate(
     optimizer = 8 * (part if stage else parameters)
     if optimizer_name in ONE_BIT:  # and the error of this rank's share of the mean
         optimizer += _KEPT[optimizer_name] * parameters + 4 * part
-    gradients = _gradients(stage, element, parameters, part, accumulates)
-    buckets = _buckets(settings, element, model)
+    gradients = _gradients(stage, precision, parameters, part, accumulates)
+    buckets = _buckets(settings, precision, model, ranks=ranks, gpu=gpu)
     in_passing = _IN_PASSING[optimizer_name] * (part if stage else parameters)
-    step_copy = (4 * part if stage else 0) + in_passing
+    # The gradient of what a rank updates, end to end; `GradientSum`'s lies so already.
+    step_copy = (0 if _sums_itself(settings, precision) else 4 * part) + in_passing
     host = 0
     if offloads_state:
         # Master copies, moments, gradients, and the sums that these are added up in; stage 2 keeps the updated
@@ -169,33 +167,42 @@ def estimate(
     )
 
 
-def _gradients(stage: int, element: int, parameters: int, part: int, accumulates: bool) -> int:
+def _gradients(stage: int, precision: str, parameters: int, part: int, accumulates: bool) -> int:
     if stage == 0:
         return 4 * parameters
     if stage == 1:
-        return (4 if element == 4 else 6) * parameters
+        return (6 if precision == "fp16" else 4) * parameters
     if stage == 2:
         # In fp32 a micro-batch's part stands beside the sum that it is added to.
-        return 4 * part * (2 if accumulates and element == 4 else 1)
+        return 4 * part * (2 if accumulates and precision == "fp32" else 1)
     return 4 * part
 
 
-def _buckets(settings: ZeroSettings, element: int, model: ModelConfig) -> int:
+def _sums_itself(settings: ZeroSettings, precision: str) -> bool:
+    """Whether gradients are summed over the ranks by `GradientSum`, and not by DeepSpeed."""
+    return settings.stage == 0 or (
+        settings.stage == 1 and precision == "bf16" and settings.optimizer_device == "none"
+    )
+
+
+def _buckets(settings: ZeroSettings, precision: str, model: ModelConfig, *, ranks: int, gpu: bool) -> int:
     parameters = parameter_count(model)
+    element = 4 if precision == "fp32" else 2
     zero = settings.values.get("zero_optimization", {})
-    bucket = element * min(parameters, int(zero.get("reduce_bucket_size", _REDUCE_BUCKET)))
-    if settings.stage == 0:
-        return 4 * min(parameters, _ALL_REDUCE)
-    if settings.stage == 1 and element == 2:
-        return 4 * min(parameters, _ALL_REDUCE) + element * parameters
+    if _sums_itself(settings, precision):
+        # All gradients are under way, in the form in which they are sent; a rank alone sends none.
+        return element * parameters if ranks > 1 else 0
+    # DeepSpeed's buckets are as large as the JSON says; on a CPU, what is never written takes no memory.
+    bucket = settings.bucket if gpu else min(parameters, settings.bucket)
     if settings.stage == 3:
         live = min(parameters, int(zero.get("stage3_max_live_parameters", _MAX_LIVE)))
         ahead = min(parameters, int(zero.get("stage3_prefetch_bucket_size", _PREFETCH_BUCKET)))
-        return bucket + element * (live + ahead)
+        return element * (bucket + live + ahead)
     if settings.optimizer_device != "none":
         # On its way to the host a bucket stands twice, and the largest tensor has room of its own, twice.
-        return 2 * bucket + 2 * element * model.vocab_size * model.hidden_size
-    return bucket
+        return 2 * element * (bucket + model.vocab_size * model.hidden_size)
+    # One is filled while the other is sent. At stage 1 they hold sums, in fp32.
+    return (4 if settings.stage == 1 else element) * bucket * (2 if settings.overlaps else 1)
 
 
 def batch_of(recipe: Recipe, phase: Phase, micro_batch: int | None = None) -> Batch:

@@ -37,6 +37,8 @@ _ALLOWED = (
     "flops_profiler",
 )
 _DEVICES = ("none", "cpu", "nvme")
+# DeepSpeed's own, where a JSON says nothing.
+_REDUCE_BUCKET = 500_000_000
 # Counts of elements; what Hugging Face's trainer fills in for "auto" is nobody's business here.
 _COUNTS = (
     "reduce_bucket_size",
@@ -92,6 +94,17 @@ class ZeroSettings:
         return "what mics_shard_size divides" if int(self._zero.get("mics_shard_size") or 0) > 0 else ""
 
     @property
+    def overlaps(self) -> bool:
+        """Whether gradients are sent during the backward pass; DeepSpeed's own default is at stage 3 alone."""
+        asked = self._zero.get("overlap_comm")
+        return self.stage == 3 if asked is None else bool(asked)
+
+    @property
+    def bucket(self) -> int:
+        """Elements of gradients that are sent at once."""
+        return int(self._zero.get("reduce_bucket_size", _REDUCE_BUCKET))
+
+    @property
     def _zero(self) -> dict[str, Any]:
         return dict(self.values.get("zero_optimization", {}))
 
@@ -118,6 +131,10 @@ class ZeroSettings:
             # Sums of thousands of micro-batches' terms in 8 bits of mantissa would lose most of them.
             injected["data_types"] = {"grad_accum_dtype": "fp32"}
             injected[precision] = {"enabled": True}
+        if precision == "bf16":
+            # A gradient that is no number shows in its norm, which the ranks share anyway. And at stage 1 each gradient
+            # goes into the fp32 sum as soon as it is there, its bf16 form with it.
+            injected[precision] |= {"check_grad_overflow": False, "immediate_grad_update": True}
         return self.values | injected
 
 

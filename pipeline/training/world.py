@@ -202,6 +202,16 @@ def sum_over_ranks(values: list[float], device: str) -> list[float]:
     return [float(value) for value in total.tolist()]
 
 
+def begin_sum_over_ranks(tensor: "torch.Tensor") -> Callable[[], object]:
+    """Begin to sum a tensor over all ranks in place; returns what waits until it is there. Every rank calls it."""
+    import torch.distributed as dist
+
+    work = dist.all_reduce(tensor, async_op=True)
+    assert work is not None
+    wait: Callable[[], object] = work.wait
+    return wait
+
+
 def exchange_over_ranks(tensor: "torch.Tensor") -> "torch.Tensor":
     """The first axis dealt to the ranks in equal parts; what they dealt to this one, in their order."""
     import torch

@@ -62,7 +62,7 @@ def test_a_recipe_that_fits_passes_and_one_that_does_not_fails(cli: Any, tmp_pat
     assert planned.returncode == 0, planned.stderr
     assert "a vocabulary of 30,522 tokens is assumed" in planned.stdout
     assert all(name in planned.stdout for name in SHIPPED)
-    tight = cli("doctor", "--recipe", LARGE, "--gpus", "2x8GB", "--json", cwd=tmp_path)
+    tight = cli("doctor", "--recipe", LARGE, "--gpus", "2x7GB", "--json", cwd=tmp_path)
     assert tight.returncode == 1
     report = json.loads(tight.stdout)["fit"]
     assert not report["recipe"]["fits"]

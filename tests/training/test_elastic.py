@@ -114,7 +114,7 @@ def test_what_has_changed_is_said_in_words() -> None:
     assert elastic.changes(before, three, 1) == ["on 1 rank (checkpointed by 2)", "with ZeRO 3 instead of 1"]
     other = {"zero_optimization": one.values["zero_optimization"] | {"reduce_bucket_size": 7}}
     assert elastic.changes(before, ZeroSettings(path="", values=other), 2) == [
-        "with another DeepSpeed configuration (zero_optimization.reduce_bucket_size: 7 here, 50000000 there)"
+        "with another DeepSpeed configuration (zero_optimization.reduce_bucket_size: 7 here, 32000000 there)"
     ]
     # A release that did not say.
     assert elastic.changes(info(), one, 2) == []

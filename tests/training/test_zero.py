@@ -13,7 +13,7 @@ from pipeline.release.convert import ConvertConfig
 from pipeline.release.convert import run as convert
 from pipeline.training.checkpoints import read_checkpoint
 from pipeline.training.metrics import read_metrics
-from pipeline.training.settings import read_settings
+from pipeline.training.settings import ZeroSettings, read_settings
 from workshop import processes
 from workshop.recipes import small_recipe
 
@@ -69,6 +69,17 @@ def test_there_is_a_file_for_every_stage_and_offload() -> None:
         assert read_settings(f"{name}.json") == settings
         # Nothing is compiled on the way to the first step.
         assert not settings.wants_cpu_adam
+        # The word embeddings of `large`, the largest tensor of a shipped recipe, go into one bucket.
+        assert settings.overlaps
+        assert settings.bucket >= 30_522 * 1_024
+
+
+def test_a_json_that_says_nothing_of_communication_gets_deepspeeds_defaults() -> None:
+    def silent(stage: int) -> ZeroSettings:
+        return ZeroSettings(path="own.json", values={"zero_optimization": {"stage": stage}})
+
+    assert [silent(stage).overlaps for stage in (0, 1, 2, 3)] == [False, False, False, True]
+    assert silent(1).bucket == 500_000_000
 
 
 @pytest.mark.long
