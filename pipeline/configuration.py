@@ -166,11 +166,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"{where} is {value!r}; it must be a {_TYPE_WORDS.get(hint, hint.__name__)}")
+        raise InputError(f"{where} is {value!r}; it must be {_TYPE_WORDS[hint]}")
     return value
 
 
-_TYPE_WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+_TYPE_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 def _holds_keys(hint: Any) -> bool:

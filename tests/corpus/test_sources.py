@@ -310,7 +310,7 @@ def test_the_command_lines_options_are_those_of_sources_that_do_not_say_otherwis
         ("sources: {a: }\n", r"sources\.a is None; it must hold keys"),
         ("sources: {a: x/}\n", r"sources\.a is 'x/'; it must hold keys"),
         ("sources: {a: {corpus: 3}}\n", r"sources\.a\.corpus is 3; it must be a list"),
-        ("sources: {a: {corpus: [3]}}\n", r"sources\.a\.corpus\.0 is 3; it must be a text"),
+        ("sources: {a: {corpus: [3]}}\n", r"sources\.a\.corpus\.0 is 3; it must be text"),
         ("sources: {a: {corpus: x, weight: 0}}\n", r"sources\.a: weight is 0; it must be above 0"),
         ("sources: {a: {corpus: x, weight: -1}}\n", r"sources\.a: weight is -1"),
         ("sources: {a: {corpus: x, weight: 256}}\n", r"weight is 256; .* 255 at most"),
@@ -318,7 +318,7 @@ def test_the_command_lines_options_are_those_of_sources_that_do_not_say_otherwis
         ("sources: {a: {corpus: x, weight: .nan}}\n", r"weight is nan"),
         ("sources: {a: {corpus: x, weight: two}}\n", r"sources\.a\.weight is 'two'; it must be a number"),
         ("sources: {a: {corpus: x, weight: true}}\n", r"sources\.a\.weight is True; it must be a number"),
-        ("sources: {a: {corpus: x, language: no}}\n", r"sources\.a\.language is False; it must be a text"),
+        ("sources: {a: {corpus: x, language: no}}\n", r"sources\.a\.language is False; it must be text"),
         ("sources: {a: {corpus: x, language: xx}}\n", r"sources\.a: language 'xx' is unknown"),
         (
             "sources: {a: {corpus: x, sentences: words}}\n",

@@ -93,6 +93,7 @@ def phase(**values: Any) -> dict[str, Any]:
         (changed(model={"layers": 3}), "preset is missing"),
         (changed(model={"preset": "tiny", "vocab_size": 9}), "vocab_size"),
         (changed(seed="one"), "seed is 'one'; it must be a whole number"),
+        (changed(compile=1), "compile is 1; it must be true or false"),
         (changed(seed=True), "seed is True"),
         (changed(seed=-1), "seed is -1"),
         (changed(phases=[]), "phases is empty"),
