@@ -31,6 +31,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, installed or not
 
+from itertools import pairwise
+
 from parts.step_pairs import draw_lengths, from_shards
 
 from model.banded_attention import attend_banded, lay_bands
@@ -42,7 +44,7 @@ _BASE = "grid"
 
 
 def grid_form(starts: list[int], heads: int) -> Form:
-    longest = max(end - start for start, end in zip(starts, starts[1:], strict=False))
+    longest = max(end - start for start, end in pairwise(starts))
     layout = lay_grid(tokens=starts[-1], sequence_starts_B1=torch.tensor(starts), longest=longest)
     return lambda states, dropout: attend_on_grid(*states, layout, dropout=dropout, causal=False)
 
@@ -53,7 +55,7 @@ def bands_form(starts: list[int], heads: int) -> Form:
 
 
 def alone_form(starts: list[int], heads: int) -> Form:
-    ends = list(zip(starts, starts[1:], strict=False))
+    ends = list(pairwise(starts))
 
     def attend(states: Tensor, dropout: float) -> Tensor:
         parts = (states[:, start:end].transpose(1, 2) for start, end in ends)
@@ -116,7 +118,9 @@ def main() -> None:
     parser.add_argument("--shards", help="a folder that `bertpipe shard` wrote; without, lengths are drawn")
     parser.add_argument("--batch", type=int, default=16, help="sequences")
     parser.add_argument("--length", type=int, default=512, help="longest sequence, in tokens")
-    parser.add_argument("--fill", type=float, default=0.65, help="of drawn ones: mean length as a share of --length")
+    parser.add_argument(
+        "--fill", type=float, default=0.65, help="of drawn ones: mean length as a share of --length"
+    )
     parser.add_argument("--heads", type=int, default=4, help="of 64")
     parser.add_argument("--dropout", type=float, default=0.1, help="of attention probabilities")
     parser.add_argument("--rounds", type=int, default=7, help="timed, after an unmeasured one")

@@ -48,12 +48,14 @@ _LOOK = 0.5
 
 def recipe_of(side: str, options: argparse.Namespace, seed: int, run: str) -> tuple[str, list[str]]:
     """The side's recipe file, and what is set otherwise."""
-    path = options.budget if side == "budget" else options.paper
+    path, chosen = (options.budget, []) if side == "budget" else (options.paper, options.set)
     phases = len(read_recipe(path).phases)
     shards = [f"phases.{index}.shards={options.shards}" for index in range(phases)]
     fixed = [f"run={run}", f"seed={seed}", "tracking.experiment=null", "checkpoint.every=1000000"]
     evaluated = [f"evaluate.every={options.every}", f"evaluate.sequences={options.sequences}"]
-    return path, [*fixed, *evaluated, *shards]
+    # The same masks for all, whatever the rate that one is trained with.
+    evaluated += [f"evaluate.masking_rate={read_recipe(options.paper).masking.last_rate}"]
+    return path, [*fixed, *evaluated, *shards, *chosen]
 
 
 def held_out(recipe: Recipe, shards: str, sequences: int) -> Iterator[MicroBatch]:
@@ -64,7 +66,7 @@ def held_out(recipe: Recipe, shards: str, sequences: int) -> Iterator[MicroBatch
         manifest,
         sequences=min(sequences, manifest.pairs("validation")),
         micro_batch=32,
-        masking=recipe.masking,
+        masking=recipe.held_out_masking,
         special=SpecialIds.of(load_vocabulary(f"{shards}/vocab")),
         seed=recipe.seed,
     )
@@ -85,7 +87,8 @@ def time_bertpipe(
 ) -> dict[str, Any]:
     """Pretrain until the goal is reached; what it took."""
     path, overrides = recipe_of(side, options, seed, str(run))
-    command = [sys.executable, "-m", "pipeline.cli", "pretrain", path, *overrides, *options.set]
+    command = [sys.executable, "-m", "pipeline.cli", "pretrain", path, *overrides]
+    command += ["--ranks", str(options.budget_ranks if side == "budget" else 1)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     started = time.time()
     with (run.parent / f"{run.name}.log").open("w") as log:
@@ -115,17 +118,16 @@ def train_with_transformers(options: argparse.Namespace, seed: int, goal: float)
 
     from model.bert import BertForPretraining
     from model.hf_names import hf_config, to_hf
-    from pipeline import counter_random
     from pipeline.training.optimizer import make_optimizer
-    from pipeline.training.start import _WEIGHTS
+    from pipeline.training.start import seed_weights
 
     torch.set_num_threads(available_cores())
     transformers.utils.logging.set_verbosity_error()
     path, overrides = recipe_of("transformers", options, seed, "RUN")
-    recipe = read_recipe(path, [*overrides, *options.set])
+    recipe = read_recipe(path, overrides)
     (phase,) = recipe.phases
     vocabulary = load_vocabulary(f"{options.shards}/vocab")
-    torch.manual_seed(counter_random.key(_WEIGHTS, seed) >> 1)
+    seed_weights(seed)
     ours = BertForPretraining(recipe.model_config(vocabulary.size))
     network = BertForPreTraining(BertConfig(**hf_config(ours.config)))
     network.load_state_dict(to_hf(ours.state_dict(), ours.config))
@@ -227,7 +229,10 @@ def main() -> None:
     parser.add_argument("--below", type=float, default=0.5, help="nats under the unigram model's loss")
     parser.add_argument("--every", type=int, default=25, help="steps between two evaluations")
     parser.add_argument("--sequences", type=int, default=512, help="held-out pairs")
-    parser.add_argument("--set", nargs="*", default=[], help="key=value, of bertpipe's recipes")
+    parser.add_argument("--set", nargs="*", default=[], help="key=value of the paper's recipe, on both sides")
+    parser.add_argument(
+        "--budget-ranks", type=int, default=available_cores(), help="ranks of the budget recipe's run"
+    )
     parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:

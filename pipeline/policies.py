@@ -89,17 +89,22 @@ class EvaluationPolicy:
 
     every: steps between two evaluations; 0 for none
     sequences: how many held-out pairs, always the same ones
+    masking_rate: share of a held-out sequence's tokens that are to be guessed; default: `masking`'s own, at a phase's
+        last step
     sentences: texts with [MASK] in which words are predicted at each evaluation; default: some held-out ones, empty for
         none
     """
 
     every: int = 1000
     sequences: int = 2048
+    masking_rate: float | None = None
     sentences: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         at_least("every", self.every, 0)
         at_least("sequences", self.sequences, 1)
+        if self.masking_rate is not None and not 0 < self.masking_rate <= 1:
+            raise InputError(f"masking_rate is {self.masking_rate}; it must be above 0 and at most 1")
         for index, sentence in enumerate(self.sentences or ()):
             if MASK not in sentence:
                 raise InputError(f"sentences.{index} is {sentence!r}; it has no {MASK} to predict a word for")

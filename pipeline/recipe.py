@@ -152,6 +152,12 @@ class Recipe:
         return max(fitting, default=1)
 
     @property
+    def held_out_masking(self) -> MaskingConfig:
+        """How held-out pairs are masked."""
+        rate = self.evaluate.masking_rate
+        return self.masking if rate is None else dataclasses.replace(self.masking, rate=rate, final_rate=None)
+
+    @property
     def steps(self) -> int:
         """The run's steps over all phases."""
         return sum(phase.steps for phase in self.phases)

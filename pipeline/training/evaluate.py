@@ -85,7 +85,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         manifest,
         sequences=max(1, int(pairs)),
         micro_batch=_MICRO_BATCH,
-        masking=recipe.masking,
+        masking=recipe.held_out_masking,
         special=special,
         seed=recipe.seed,
         objective=objective,

@@ -171,7 +171,7 @@ class Plan:
                 source.manifest,
                 sequences=count,
                 micro_batch=phase.micro_batch,
-                masking=self.recipe.masking,
+                masking=self.recipe.held_out_masking,
                 special=SpecialIds.of(self.vocabulary),
                 seed=self.recipe.seed,
                 objective=self.objective,

@@ -38,6 +38,13 @@ if TYPE_CHECKING:
 _WEIGHTS = int.from_bytes(b"weights")
 
 
+def seed_weights(seed: int) -> None:
+    """Have the network that is made next begin with the weights of a run with this seed."""
+    import torch
+
+    torch.manual_seed(counter_random.key(_WEIGHTS, seed) >> 1)
+
+
 def resumed_step(run: Path, world: World, *, trusted: bool) -> int:
     """The step to go on after: that of the newest whole checkpoint, 0 without one; every rank calls it.
 
@@ -106,7 +113,6 @@ def _optimizer(
 def _engine(
     plan: Plan, world: World, *, phase: int, weights: "dict[str, torch.Tensor] | None" = None
 ) -> Engine:
-    import torch
 
     from model.bert import BertForPretraining
     from pipeline.training.uncompiled import without_compiler
@@ -114,7 +120,7 @@ def _engine(
     recipe = plan.recipe
     load_needed(plan.settings)
     # The same weights on every rank.
-    torch.manual_seed(counter_random.key(_WEIGHTS, recipe.seed) >> 1)
+    seed_weights(recipe.seed)
     network = BertForPretraining(plan.model, recompute=recipe.activation_checkpointing)
     if recipe.compile:
         network.compile_layers()

@@ -110,6 +110,7 @@ def phase(**values: Any) -> dict[str, Any]:
         (changed(precision="bf8"), "fp32"),
         (changed(masking={"mask": 0.5}), "masking"),
         (changed(masking={"rate": 1.5}), "rate"),
+        (changed(evaluate={"masking_rate": 0}), "masking_rate is 0.0; it must be above 0 and at most 1"),
         (changed(lanes=7), "lanes is 7.*64"),
         (changed(gradient_clipping=0), "gradient_clipping"),
         (changed(adamw={"beta1": 1}), "beta1"),

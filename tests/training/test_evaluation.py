@@ -1,4 +1,4 @@
-"""What a run's evaluation does where the held-out pairs are damaged."""
+"""What a run is evaluated on, and what becomes of that where the held-out pairs are damaged."""
 
 import dataclasses
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipeline.training.evaluate import describe, evaluate
 from pipeline.training.plan import make_plan
 from pipeline.training.world import World
 from workshop.shard_folders import shard_small
+from workshop.small_loader import contents
 
 
 def test_a_run_goes_on_without_damaged_held_out_pairs_while_any_are_left(
@@ -48,6 +49,15 @@ def test_a_run_goes_on_without_damaged_held_out_pairs_while_any_are_left(
     ) as failure:
         evaluate(network, plan.held_out(0, World.alone()), "cpu")
     assert "\n" not in str(failure.value)
+
+
+def test_runs_with_different_masking_rates_can_be_asked_the_same(recipe: dict[str, Any]) -> None:
+    def asked(rate: float, **evaluated: float) -> dict[tuple[int, int], tuple[bytes, ...]]:
+        changed = recipe | {"masking": {"rate": rate}, "evaluate": recipe["evaluate"] | evaluated}
+        return contents(list(make_plan(recipe_from(changed, "recipe"), 1).held_out(0, World.alone())))
+
+    assert asked(0.4, masking_rate=0.15) == asked(0.15)
+    assert asked(0.4) != asked(0.15)
 
 
 def test_where_no_pair_has_an_order_to_ask_for_no_figure_says_that_all_were_told_right(
