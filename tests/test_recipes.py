@@ -25,7 +25,7 @@ def shrunken(recipe: Recipe, shards: Path) -> list[str]:
 
 
 def test_there_are_recipes_for_a_laptop_and_for_the_published_sizes() -> None:
-    assert [path.stem for path in RECIPES] == ["base", "large", "large_lamb", "mini", "tiny"]
+    assert [path.stem for path in RECIPES] == ["base", "base_budget", "large", "large_lamb", "mini", "mini_budget", "tiny"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -42,10 +42,15 @@ def test_the_first_step_of_every_phase_is_trained(path: Path, shards: Path, cli:
     assert optimizers == [phase.optimizer for phase in recipe.phases]
 
 
+def pairs(recipe: Recipe, length: int) -> int:
+    """How many pairs of up to `length` tokens a run reads."""
+    return sum(phase.global_batch * phase.steps for phase in recipe.phases if phase.sequence_length == length)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_what_the_comments_promise_is_what_the_recipe_says(path: Path) -> None:
     recipe = read_recipe(str(path))
-    assert recipe.model["preset"] == path.stem.removesuffix("_lamb")
+    assert recipe.model["preset"] == path.stem.split("_")[0]
     if path.stem == "large_lamb":
         first, second = recipe.phases
         assert (first.global_batch, first.steps, first.learning_rate) == (65536, 7038, 6e-3)
@@ -53,6 +58,16 @@ def test_what_the_comments_promise_is_what_the_recipe_says(path: Path) -> None:
         assert first.warmup_steps / first.steps == pytest.approx(0.2843, abs=1e-4)
         assert second.warmup_steps / second.steps == pytest.approx(0.128, abs=1e-4)
         assert {phase.optimizer for phase in recipe.phases} == {"lamb"}
+    elif path.stem.endswith("_budget"):
+        # What is measured beside the published recipes is measured alike, and each phase's rate goes on from the last's.
+        assert recipe.held_out_masking.rate == 0.15 < recipe.masking.rate
+        assert [phase.final_learning_rate for phase in recipe.phases[:-1]] == [
+            phase.learning_rate for phase in recipe.phases[1:]
+        ]
+        if path.stem == "base_budget":
+            published = read_recipe(str(path.with_name("base.yaml")))
+            assert pairs(recipe, 128) / pairs(published, 128) == pytest.approx(0.1, abs=0.001)
+            assert pairs(recipe, 512) / pairs(published, 512) == pytest.approx(0.1, abs=0.001)
     elif path.stem not in ("tiny", "mini"):
         assert recipe.steps == 1_000_000
         assert [phase.sequence_length for phase in recipe.phases] == [128, 512]
