@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# The longest tail that is computed to its end, should no sequence be as long.
-_TAIL = 128
+# The longest tail that is computed to its end, should no sequence be as long; a bucket of tokens leaves a shorter one.
+LONGEST_TAIL = 128
 # What the kernel takes, and the compute capability from which on it is made (8.0: Ampere).
 _PRECISIONS = (torch.bfloat16, torch.float16)
 _MOST_HEAD_SIZE = 256
@@ -53,7 +53,7 @@ def lay_ends(*, tokens: int, sequence_starts_B1: Tensor, longest: int) -> Ends:
     """The ends of sequences of at most `longest` tokens, with a tail of at most 128, or `longest`."""
     end = sequence_starts_B1.new_full((1,), tokens)
     starts_B2 = torch.cat((sequence_starts_B1, end)).to(torch.int32)
-    return Ends(starts_B2=starts_B2, longest=max(longest, min(_TAIL, tokens)))
+    return Ends(starts_B2=starts_B2, longest=max(longest, min(LONGEST_TAIL, tokens)))
 
 
 def attend_flash(

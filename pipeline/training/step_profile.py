@@ -1,10 +1,10 @@
 """`pretrain --profile`: some steps of this start are watched, and where their time and memory go is written down.
 
 In: a run's plan, its engine, step by step. Out: `RUN/profile/`: `trace.json.gz` (ui.perfetto.dev opens it),
-`profile.txt`, `profile.json`. What always holds: the steps are ordinary steps with the same losses to the last bit;
-a few are let pass, a few timed as they are, then memory is read in some and time traced in others, since each disturbs
-the other; the first rank alone is watched; nothing is left in the network when it is over; a disk that
-takes nothing costs the profile, not the run.
+`profile.txt`, `profile.json`. What always holds: the steps are ordinary steps, on CPUs with the same losses to the last
+bit; a few are let pass, a few timed as they are, then memory is read in some and time traced in others, since each
+disturbs the other; the first rank alone is watched; nothing is left in the network when it is over; a disk that takes
+nothing costs the profile, not the run.
 
 Who doesn't ask for a profile has a `NoProfile`, which gives the loop its own engine and loader back.
 
