@@ -25,14 +25,29 @@ def test_every_check_holds_on_a_cpu():
 
 def test_the_step_is_measured_on_every_side():
     said = run(
-        "step.py", "--preset", "tiny", "--sizes", "32:2", "--rounds", "1", "--warm-up", "1", "--matrix", "64"
+        "step.py",
+        "--preset",
+        "tiny",
+        "--sizes",
+        "32:4",
+        "--fill",
+        "32:1.0",
+        "--rounds",
+        "1",
+        "--warm-up",
+        "1",
+        "--matrix",
+        "64",
     )
     for words in (
         "TFLOP/s in products of 64",
         "bertpipe:",
         "compiled:",
+        "engine:",
+        "pure bf16",
         "transformers:",
         "MFU on real tokens",
     ):
         assert words in said
-    assert said.count("times the sequences/s of transformers") == 2
+    assert said.count("times the sequences/s of transformers") == 3
+    assert "fill 1.00" in said
