@@ -7,8 +7,8 @@ means nothing; no value is read back from an accelerator.
 
 | device, precision | kernel | padding |
 |---|---|---|
-| CUDA, bf16 or fp16 | `flash_attention`: torch's flash kernel with its dropout | none |
-| CUDA, fp32 | `grid_attention`: `scaled_dot_product_attention` | to the longest, in attention alone |
+| CUDA since Ampere, bf16 or fp16 | `flash_attention`: torch's flash kernel with its dropout | none |
+| CUDA otherwise | `grid_attention`: `scaled_dot_product_attention` | to the longest, in attention alone |
 | CPU | `banded_attention`: our own | to the longest of about one length, in attention alone |
 
 What can be known of a micro-batch beforehand is worked out once a forward (`lay_out`) and shared by all layers.
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from model.banded_attention import Bands, attend_banded, lay_bands
-from model.flash_attention import MOST_HEAD_SIZE, PRECISIONS, Ends, attend_flash, lay_ends
+from model.flash_attention import Ends, attend_flash, has_kernel, lay_ends
 from model.grid_attention import Grid, attend_on_grid, lay_grid
 
 # A micro-batch as the kernel wants it that is to compute it.
@@ -56,7 +56,7 @@ def lay_out(
                 f"tokens={tokens}"
             )
         return lay_bands(tokens=tokens, starts=starts, heads=heads)
-    if precision in PRECISIONS and head_size <= MOST_HEAD_SIZE and head_size % 8 == 0:
+    if has_kernel(sequence_starts_B1.device, precision, head_size):
         return lay_ends(tokens=tokens, sequence_starts_B1=sequence_starts_B1, longest=longest)
     return lay_grid(tokens=tokens, sequence_starts_B1=sequence_starts_B1, longest=longest)
 

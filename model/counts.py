@@ -102,6 +102,7 @@ def activation_bytes(
     masked: int,
     element: int = 4,
     gpu: bool = False,
+    flash: bool = False,
     recompute: str = "none",
 ) -> ActivationBytes:
     """Memory of the activations of one micro-batch of `BertForPretraining` in training.
@@ -111,6 +112,7 @@ def activation_bytes(
     element: bytes of an activation: 4 in fp32, 2 in bf16 and fp16
     gpu: on a GPU attention keeps no probabilities and a dropout mask takes a byte an element; on a CPU it keeps them,
         in fp32
+    flash: whether a GPU's attention is the flash kernel, and keeps no grid
     recompute: one of `RECOMPUTED`
 
     Counted from what autograd saves (tests/model/test_counts.py), tensors that several operations save once.
@@ -120,10 +122,10 @@ def activation_bytes(
     states = tokens * hidden
     mask = (1 if gpu else element) if config.hidden_dropout else 0
     statistics = 2 * tokens * (4 if gpu else element)  # a LayerNorm's means and deviations
-    # Query, key, value; on a CPU a probability a score, in fp32; on a GPU a log-sum-exp a row, and in fp32, where the
-    # context comes from a grid, that of the grid, too.
+    # Query, key, value; on a CPU a probability a score, in fp32; on a GPU a log-sum-exp a row, and where the context
+    # comes from a grid (fp32, GPUs before Ampere), that of the grid, too.
     scores = 4 * sequences * config.heads * length**2
-    rows = (0 if element == 2 else states * element) + tokens * config.heads * 4
+    rows = (0 if flash else states * element) + tokens * config.heads * 4
     again = recompute == "attention"
     attention = 3 * states * element + (0 if again else rows if gpu else scores)
     wide = tokens * inner * element

@@ -6,6 +6,8 @@ scores are kept, no value is read back from the device.
 
 How: `torch.nn.attention.varlen` has no dropout, which BERT trains with; the operation below it has, and its gradient.
 The tail is one more sequence: left out, its rows would be whatever lay in memory, and might not be numbers.
+The kernel draws dropout from 8 bits a probability: asked for 0.1 it drops 26 of 256, 10.2 %, and scales what is left
+by the 1 / 0.9 that it was asked for.
 
     >>> ends = lay_ends(tokens=8, sequence_starts_B1=torch.tensor([0, 3, 7], device="cuda"), longest=4)
     >>> attend_flash(query_TND, key_TND, value_TND, ends, dropout=0.1, causal=False).shape
@@ -19,11 +21,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# The longest tail that is computed to its end, should no sequence be as long.
-_TAIL = 128
-# What the kernel takes.
-PRECISIONS = (torch.bfloat16, torch.float16)
-MOST_HEAD_SIZE = 256
+# The longest tail that is computed to its end, should no sequence be as long; a bucket of tokens leaves a shorter one.
+LONGEST_TAIL = 128
+# What the kernel takes, and the compute capability from which on it is made (8.0: Ampere).
+_PRECISIONS = (torch.bfloat16, torch.float16)
+_MOST_HEAD_SIZE = 256
+_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +41,19 @@ class Ends:
     longest: int
 
 
+def has_kernel(device: torch.device, precision: torch.dtype, head_size: int) -> bool:
+    """Whether there is a flash kernel for heads of this size on a device that is no CPU; asks the device nothing."""
+    if precision not in _PRECISIONS or head_size > _MOST_HEAD_SIZE or head_size % 8:
+        return False
+    # What torch has known of each device since it first used one.
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= _CAPABILITY
+
+
 def lay_ends(*, tokens: int, sequence_starts_B1: Tensor, longest: int) -> Ends:
     """The ends of sequences of at most `longest` tokens, with a tail of at most 128, or `longest`."""
     end = sequence_starts_B1.new_full((1,), tokens)
     starts_B2 = torch.cat((sequence_starts_B1, end)).to(torch.int32)
-    return Ends(starts_B2=starts_B2, longest=max(longest, min(_TAIL, tokens)))
+    return Ends(starts_B2=starts_B2, longest=max(longest, min(LONGEST_TAIL, tokens)))
 
 
 def attend_flash(

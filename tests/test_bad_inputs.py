@@ -231,6 +231,7 @@ TABLE = [
     Row("pretrain good.yaml deepspeed=zero9.json", "zero9.json does not exist", PRETRAIN),
     Row("pretrain good.yaml tracking.uri=http://bob:pw@host", "export it as MLFLOW_TRACKING_URI", PRETRAIN),
     Row("pretrain good.yaml deepspeed=batch.json", "sets 'train_batch_size'", PRETRAIN),
+    Row("pretrain good.yaml deepspeed=prescaled.json", "would be ignored; leave it out", PRETRAIN),
     Row("pretrain good.yaml deepspeed=stage7.json", "asks for ZeRO stage 7", PRETRAIN),
     Row("pretrain good.yaml deepspeed=mine.json", "mine.json does not exist", PRETRAIN),
     Row("pretrain good.yaml adamw.epsilon=.nan", "epsilon is nan", PRETRAIN),

@@ -1,7 +1,8 @@
 """Whether a device computes what it should: attention, the network's losses and gradients, compiled layers.
 
 In: a device. Out: a line a check, exit code 1 where one fails. What always holds: what is compared with is the plain
-formula, or the same network in fp32 on the CPU; nothing is timed. On a CPU the same checks run with the CPU's kernels.
+formula, the same network in fp32 on the CPU, or the plain network under the same dropout masks; nothing is timed. On a
+CPU the same checks run with the CPU's kernels.
 
     $ python benchmarks/gpu/check.py --device cuda
 """
@@ -10,111 +11,67 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, installed or not
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from parts.attention_checks import share_left, with_dropout, without_dropout
 from parts.step_pairs import drawn
 
-from model.attention import attend, lay_out
 from model.bert import BertForPretraining
 from model.config import preset
 
-LENGTHS = (128, 3, 77, 1, 128, 50)
-TAIL = 5
-# Of the largest value, in bf16: a sum of hundreds of products of 8 bits.
-BF16 = 2e-2
+HALF, FP16, FULL = torch.bfloat16, torch.float16, torch.float32
+# Of the largest value: a sum of hundreds of products of 8 bits, or of 11.
+BF16_ERROR, FP16_ERROR = 2e-2, 4e-3
+NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
 
 
-def formula(states: torch.Tensor, starts: list[int], *, causal: bool) -> torch.Tensor:
-    """Softmax over each sequence alone, in the precision of `states`."""
-    context = torch.zeros_like(states[0])
-    for start, end in pairwise(starts):
-        query, key, value = (one[start:end].transpose(0, 1) for one in states)
-        scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
-        if causal:
-            scores = scores + torch.full_like(scores[0], -torch.inf).triu(1)
-        context[start:end] = (scores.softmax(-1) @ value).transpose(0, 1)
-    return context
-
-
-def check_attention(device: str, precision: torch.dtype, causal: bool) -> float:
-    """The largest error of contexts and gradients, as a share of the largest value."""
-    torch.manual_seed(1)
-    starts = [0, *torch.tensor(LENGTHS).cumsum(0).tolist()]
-    tokens = starts[-1] + TAIL
-    exact = torch.randn(3, tokens, 4, 64).to(precision).double().requires_grad_()
-    states = exact.detach().to(device, precision).requires_grad_()
-    layout = lay_out(
-        tokens=tokens,
-        sequence_starts_B1=torch.tensor(starts, dtype=torch.int32, device=device),
-        longest=max(LENGTHS),
-        heads=4,
-        precision=precision,
-    )
-    context, expected = (
-        attend(*states, layout, dropout=0.0, causal=causal),
-        formula(exact, starts, causal=causal),
-    )
-    weights = torch.randn(tokens, 4, 64).to(precision)
-    weights[starts[-1] :] = 0
-    (found,) = torch.autograd.grad((context * weights.to(device)).sum(), states)
-    (wanted,) = torch.autograd.grad((expected * weights.double()).sum(), exact)
-    if not torch.isfinite(found).all() or not torch.all(found[:, starts[-1] :] == 0):
-        return float("inf")
-    context, expected = context.detach(), expected.detach()
-    errors = [
-        (context.cpu().double() - expected)[: starts[-1]].abs().max() / expected.abs().max(),
-        (found.cpu().double() - wanted).abs().max() / wanted.abs().max(),
-    ]
-    return max(map(float, errors))
-
-
-def check_dropout(device: str, precision: torch.dtype) -> float:
-    """How far the share of probabilities that are left is from what was asked for."""
-    torch.manual_seed(1)
-    length = 64
-    flat = torch.zeros(8 * length, 1, length, dtype=precision, device=device)
-    value = torch.eye(length, dtype=precision, device=device).repeat(8, 1)[
-        :, None, :
-    ]  # shows the probabilities
-    layout = lay_out(
-        tokens=8 * length,
-        sequence_starts_B1=torch.arange(0, 8 * length + 1, length, dtype=torch.int32, device=device),
-        longest=length,
-        heads=1,
-        precision=precision,
-    )
-    probabilities = attend(flat, flat, value, layout, dropout=0.25)
-    kept = probabilities != 0
-    scale = float((probabilities[kept].float() * length * 0.75 - 1).abs().max())
-    return max(abs(float(kept.float().mean()) - 0.75) / 0.75, scale)
-
-
-def losses(network: BertForPretraining, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """A loss, and the gradient of all weights laid end to end."""
+def losses(network: BertForPretraining, device: str, of: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """A loss, and the gradient of all weights with `of` in their name, end to end; dropout is drawn from one seed."""
     (pairs,) = drawn(batch=6, length=64, fill=0.8, count=1)
+    torch.manual_seed(2)
     sums = network(**pairs.tensors(device))
     loss = sums.mlm_sum / pairs.masked + sums.nsp_sum / pairs.labelled
-    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    weights = [weight for name, weight in network.named_parameters() if of in name]
+    gradients = torch.autograd.grad(loss, weights)
     return loss.detach().cpu().double(), torch.cat([one.flatten().cpu().double() for one in gradients])
 
 
-def check_network(device: str, precision: torch.dtype, change: Callable[[BertForPretraining], None]) -> float:
+def error_of(
+    network: BertForPretraining, device: str, plain: BertForPretraining, plain_device: str, of: str = ""
+) -> float:
+    """The error of loss and gradient beside another network's."""
+    (loss, gradient), (expected, wanted) = losses(network, device, of), losses(plain, plain_device, of)
+    return max(float((loss / expected - 1).abs()), float((gradient - wanted).norm() / wanted.norm()))
+
+
+def check_network(device: str, precision: torch.dtype, *, backend: str | None = None, **shape: Any) -> float:
     """The error of loss and gradient against the plain network in fp32 on the CPU."""
-    shape = preset("tiny", vocab_size=30522, hidden_dropout=0.0, attention_dropout=0.0)
+    config = preset("tiny", vocab_size=30522, **NO_DROPOUT, **shape)
     torch.manual_seed(1)
-    plain = BertForPretraining(shape)
-    network = BertForPretraining(shape)
+    plain, network = BertForPretraining(config), BertForPretraining(config)
     network.load_state_dict(plain.state_dict())
     network.to(device, precision)
-    change(network)
-    (loss, gradient), (expected, wanted) = losses(network, device), losses(plain, "cpu")
-    return max(float((loss / expected - 1).abs()), float((gradient - wanted).norm() / wanted.norm()))
+    if backend:
+        network.compile_layers(backend)
+    return error_of(network, device, plain, "cpu")
+
+
+def check_recompute(device: str, precision: torch.dtype, recompute: str) -> float:
+    """The error of the gradient of layers computed twice, dropout's masks included, beside layers computed once."""
+    config = preset("tiny", vocab_size=30522, attention_dropout=0.5)
+    torch.manual_seed(1)
+    plain, again = BertForPretraining(config), BertForPretraining(config, recompute=recompute)
+    again.load_state_dict(plain.state_dict())
+    # The values' alone: attention is a small part of a new network's gradient, and its masks a part of that.
+    return error_of(
+        again.to(device, precision), device, plain.to(device, precision), device, of="attention.value"
+    )
 
 
 @contextmanager
@@ -130,16 +87,73 @@ def no_waiting(device: str) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def check_waiting(device: str, precision: torch.dtype) -> float:
-    """Forward and backward of two micro-batches, in which the host may not wait."""
-    network = BertForPretraining(preset("tiny", vocab_size=30522)).to(device, precision)
-    batches = [pairs.tensors(device) for pairs in drawn(batch=6, length=64, fill=0.8, count=3)]
-    for number, batch in enumerate(batches):
-        # The first one loads kernels.
-        with no_waiting(device if number else "cpu"):
-            sums = network(**batch)
+def check_waiting(
+    device: str, precision: torch.dtype, *, recompute: str = "none", backend: str | None = None
+) -> float:
+    """Two accumulated micro-batches, from the loader's arrays to their gradients, in which the host may not wait."""
+    network = BertForPretraining(preset("tiny", vocab_size=30522), recompute=recompute).to(device, precision)
+    if backend:
+        network.compile_layers(backend)
+    totals = torch.zeros(4, dtype=torch.float64, device=device)
+    for number, pairs in enumerate(drawn(batch=6, length=64, fill=0.8, count=4)):
+        # The first ones load kernels, and compile.
+        with no_waiting(device if number > 1 else "cpu"):
+            torch.default_generator.manual_seed(number)
+            if device.startswith("cuda"):
+                torch.cuda.manual_seed(number)
+            sums = network(**pairs.tensors(device))
             (sums.mlm_sum / 100 + sums.nsp_sum / 6).backward()
-    return 0.0
+            totals += torch.stack([value.detach().double() for value in sums])
+    return 0.0 if torch.isfinite(totals).all() else float("inf")
+
+
+def checks(device: str, backend: str) -> Iterator[tuple[str, float, Callable[[], float]]]:
+    """What is checked, in words, the error that it may have, and what finds its error."""
+    yield "attention, fp32", 1e-5, lambda: without_dropout(device, FULL)
+    yield "attention, bf16", BF16_ERROR, lambda: without_dropout(device, HALF)
+    yield "attention, fp16", FP16_ERROR, lambda: without_dropout(device, FP16)
+    yield "attention to the left, bf16", BF16_ERROR, lambda: without_dropout(device, HALF, causal=True)
+    yield "attention of heads of 32, bf16", BF16_ERROR, lambda: without_dropout(device, HALF, size=32)
+    yield "the share that dropout leaves, fp32", 0.02, lambda: share_left(device, FULL)
+    yield "the share that dropout leaves, bf16", 0.02, lambda: share_left(device, HALF)
+    yield "attention under dropout's mask, fp32", 1e-4, lambda: with_dropout(device, FULL)
+    yield "attention under dropout's mask, bf16", BF16_ERROR, lambda: with_dropout(device, HALF)
+    yield "attention under dropout's mask, fp16", FP16_ERROR, lambda: with_dropout(device, FP16)
+    yield (
+        "attention to the left under dropout's mask, bf16",
+        BF16_ERROR,
+        lambda: with_dropout(device, HALF, causal=True),
+    )
+    yield (
+        "attention of heads of 32 under dropout's mask, bf16",
+        BF16_ERROR,
+        lambda: with_dropout(device, HALF, size=32),
+    )
+    yield "the network, fp32", 1e-4, lambda: check_network(device, FULL)
+    yield "the network, bf16", 3e-2, lambda: check_network(device, HALF)
+    yield (
+        "the network with rotary positions, fp32",
+        1e-4,
+        lambda: check_network(device, FULL, position="rotary"),
+    )
+    yield (
+        "the network with rotary positions, bf16",
+        3e-2,
+        lambda: check_network(device, HALF, position="rotary"),
+    )
+    yield "the network compiled, fp32", 1e-4, lambda: check_network(device, FULL, backend=backend)
+    yield "the network compiled, bf16", 3e-2, lambda: check_network(device, HALF, backend=backend)
+    # The same to the last bit where kernels repeat themselves; with other masks the error is half the gradient.
+    yield "attention computed twice, bf16", BF16_ERROR, lambda: check_recompute(device, HALF, "attention")
+    yield "layers computed twice, bf16", BF16_ERROR, lambda: check_recompute(device, HALF, "full")
+    yield "no waiting for the device, bf16", 0.0, lambda: check_waiting(device, HALF)
+    yield (
+        "no waiting, attention computed twice",
+        0.0,
+        lambda: check_waiting(device, HALF, recompute="attention"),
+    )
+    yield "no waiting, layers computed twice", 0.0, lambda: check_waiting(device, HALF, recompute="full")
+    yield "no waiting, layers compiled", 0.0, lambda: check_waiting(device, HALF, backend=backend)
 
 
 def main() -> None:
@@ -147,34 +161,22 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--backend", default="inductor", help="what compiles layers; aot_eager makes no code")
     options = parser.parse_args()
-    device = options.device
-    half, full = torch.bfloat16, torch.float32
-    checks: list[tuple[str, float, Callable[[], float]]] = [
-        ("attention, fp32", 1e-5, lambda: check_attention(device, full, False)),
-        ("attention, bf16", BF16, lambda: check_attention(device, half, False)),
-        ("attention to the left, bf16", BF16, lambda: check_attention(device, half, True)),
-        ("attention's dropout, fp32", 0.02, lambda: check_dropout(device, full)),
-        ("attention's dropout, bf16", 0.02, lambda: check_dropout(device, half)),
-        ("the network, fp32", 1e-4, lambda: check_network(device, full, lambda network: None)),
-        ("the network, bf16", 3e-2, lambda: check_network(device, half, lambda network: None)),
-        (
-            "the network compiled, fp32",
-            1e-4,
-            lambda: check_network(device, full, lambda network: network.compile_layers(options.backend)),
-        ),
-        ("no waiting for the device, bf16", 0.0, lambda: check_waiting(device, half)),
-    ]
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else device
+    name = torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device
     print(f"{name}, torch {torch.__version__}", flush=True)
     failed = 0
-    for said, most, check in checks:
+    for said, most, check in checks(options.device, options.backend):
         try:
-            error = check()
-        except Exception as problem:  # each check is tried
-            error, said = float("inf"), f"{said}: {type(problem).__name__}: {str(problem).splitlines()[0]}"
-        failed += error > most
+            error, problem = check(), ""
+        except Exception as raised:  # each check is tried
+            error, problem = (
+                float("inf"),
+                f": {type(raised).__name__}: {(str(raised).splitlines() or [''])[0]}",
+            )
+        passed = error <= most
+        failed += not passed
         print(
-            f"{'ok' if error <= most else 'FAILED':>6}  {said}: {error:.1e} of at most {most:.0e}", flush=True
+            f"{'ok' if passed else 'FAILED':>6}  {said}{problem}: {error:.1e} of at most {most:.0e}",
+            flush=True,
         )
     sys.exit(1 if failed else 0)
 

@@ -151,6 +151,7 @@ def estimate(
         masked=batch.sequences * batch.masked,
         element=element,
         gpu=gpu,
+        flash=_has_flash(precision),
         recompute=recompute,
     )
     # The optimizer's step comes when activations and buckets are gone.
@@ -243,6 +244,11 @@ def estimate_phase(
     )
 
 
+def _has_flash(precision: str) -> bool:
+    """Whether attention on GPUs is taken to keep no grid: fp16 is for those before Ampere, where it does."""
+    return precision == "bf16"
+
+
 def memory_by_moment(
     recipe: Recipe, phase: Phase, model: ModelConfig, settings: ZeroSettings, *, ranks: int, gpu: bool
 ) -> dict[str, int]:
@@ -259,6 +265,7 @@ def memory_by_moment(
         masked=batch.sequences * batch.masked,
         element=4 if recipe.precision == "fp32" else 2,
         gpu=gpu,
+        flash=_has_flash(recipe.precision),
         recompute=recipe.activation_checkpointing,
     )
     most = need.device - need.context if gpu else need.on_one

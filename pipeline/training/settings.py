@@ -29,13 +29,13 @@ _ALLOWED = (
     "zero_force_ds_cpu_optimizer",
     "aio",
     "communication_data_type",
-    "prescale_gradients",
-    "gradient_predivide_factor",
     "comms_logger",
     "wall_clock_breakdown",
     "memory_breakdown",
     "flops_profiler",
 )
+# Of DeepSpeed's own keys these two divide what is sent; `GradientSum`, which sends it at some stages, would not.
+_DIVIDES = ("prescale_gradients", "gradient_predivide_factor")
 _DEVICES = ("none", "cpu", "nvme")
 # DeepSpeed's own, where a JSON says nothing.
 _REDUCE_BUCKET = 500_000_000
@@ -161,6 +161,11 @@ def read_settings(name: str) -> ZeroSettings:
     if not isinstance(values, dict) or not isinstance(values.get("zero_optimization", {}), dict):
         raise InputError(f"deepspeed: {path} must hold keys, and so must its zero_optimization")
     for key in values:
+        if key in _DIVIDES:
+            raise InputError(
+                f"deepspeed: {path} sets {key!r}; gradients are summed over the ranks as they are, and at stage 0, "
+                "and 1 in bf16, it would be ignored; leave it out"
+            )
         if key not in _ALLOWED:
             raise InputError(
                 f"deepspeed: {path} sets {key!r}; the recipe decides it, or nothing does: a JSON holds ZeRO, "

@@ -201,9 +201,8 @@ class _Trace:
     def _labelled(self) -> list[Span]:
         """Our ranges, and the backward pass's nodes, as what they are parts of."""
         backward = [span for span in self._ranges if span.label == BACKWARD]
-        # Without the encoder's own range (it was compiled as one), what is not the heads cannot be told from them.
-        whole = not any(span.label == ENCODER for span in self._ranges)
-        forward = {FORWARD: OTHER if whole else HEADS, ENCODER: OTHER}
+        # What the forward pass does outside of the encoder are the heads.
+        forward = {FORWARD: HEADS, ENCODER: OTHER}
         ranges = []
         for span in self._ranges:
             label = span.label

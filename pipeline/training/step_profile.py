@@ -1,10 +1,10 @@
 """`pretrain --profile`: some steps of this start are watched, and where their time and memory go is written down.
 
 In: a run's plan, its engine, step by step. Out: `RUN/profile/`: `trace.json.gz` (ui.perfetto.dev opens it),
-`profile.txt`, `profile.json`. What always holds: the steps are ordinary steps with the same losses to the last bit;
-a few are let pass, a few timed as they are, then memory is read in some and time traced in others, since each disturbs
-the other; the first rank alone is watched; nothing is left in the network when it is over; a disk that
-takes nothing costs the profile, not the run.
+`profile.txt`, `profile.json`. What always holds: the steps are ordinary steps, on CPUs with the same losses to the last
+bit; a few are let pass, a few timed as they are, then memory is read in some and time traced in others, since each
+disturbs the other; the first rank alone is watched; nothing is left in the network when it is over; a disk that takes
+nothing costs the profile, not the run.
 
 Who doesn't ask for a profile has a `NoProfile`, which gives the loop its own engine and loader back.
 
@@ -147,7 +147,7 @@ class FirstRanksProfile:
                 watched = _WatchedEngine(engine, self._watch)
             elif kind == _TIME:
                 self._watch = _range
-                stack.enter_context(_watched_modules(engine.network))
+                stack.enter_context(_watched_modules(engine.network, compiled=self._plan.recipe.compile))
                 stack.enter_context(self._range_of_a_step(number))
                 watched = _WatchedEngine(engine, self._watch)
             began = time.perf_counter()
@@ -288,16 +288,25 @@ def _range(part: str) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def _watched_modules(network: Any) -> Iterator[None]:
-    """Have each forward of the network's parts be a range, by hooks that are gone afterwards."""
+def _watched_modules(network: Any, *, compiled: bool) -> Iterator[None]:
+    """Have each forward of the network's parts be a range, by hooks that are gone afterwards.
+
+    In a compiled layer the feed-forward half is fused with the rest, and its hooks are not called.
+    """
+    import torch
+
+    # The compiler would compile hooks, too, anew in each traced step. Where nothing is compiled it isn't loaded.
+    as_it_is: Callable[[Any], Any] = torch.compiler.disable if compiled else lambda hook: hook
     hooks = []
     open_: list[AbstractContextManager[Any]] = []
 
     def watch(module: "nn.Module", part: str) -> None:
+        @as_it_is
         def enter(*_: Any) -> None:
             open_.append(_range(part))
             open_[-1].__enter__()
 
+        @as_it_is
         def leave(*_: Any) -> None:
             open_.pop().__exit__(None, None, None)
 

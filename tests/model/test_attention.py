@@ -11,8 +11,9 @@ from torch import Tensor
 from model.attention import attend, lay_out
 from model.banded_attention import Bands, lay_bands
 from model.dropout import Dropout, kept
-from model.flash_attention import Ends, lay_ends
+from model.flash_attention import LONGEST_TAIL, Ends, has_kernel, lay_ends
 from model.grid_attention import Grid, lay_grid
+from pipeline.batches.microbatch import BUCKETS
 
 Lengths = tuple[int, ...]
 
@@ -111,6 +112,24 @@ def test_the_kernel_is_chosen_by_device_and_precision():
     # A head that the flash kernel has no room for.
     wide = lay_out(**shape, sequence_starts_B1=there, precision=torch.float16, head_size=300)
     assert isinstance(wide, Grid)
+
+
+@pytest.mark.parametrize(
+    ("capability", "has"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)]
+)
+def test_gpus_before_ampere_have_no_flash_kernel_and_attend_on_the_grid(monkeypatch, capability, has):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    there = torch.device("cuda", 0)
+    assert has_kernel(there, torch.float16, 64) is has
+    assert has_kernel(there, torch.bfloat16, 64) is has
+    assert not has_kernel(there, torch.float32, 64)
+
+
+def test_the_tail_that_a_bucket_leaves_is_computed_to_its_end():
+    # Rows that no sequence reaches would be whatever lay in memory, their gradients too.
+    assert BUCKETS.tokens <= LONGEST_TAIL
+    starts = torch.tensor([0, 2], dtype=torch.int32, device="meta")
+    assert lay_ends(tokens=2 + LONGEST_TAIL, sequence_starts_B1=starts, longest=2).longest == LONGEST_TAIL
 
 
 def test_the_flash_kernel_is_called_as_this_torch_has_it():

@@ -151,6 +151,13 @@ def test_recomputing_keeps_a_layers_input_alone():
     assert inputs.peak < all_.peak / 4
 
 
+def test_where_there_is_no_flash_kernel_a_layer_keeps_one_more_vector_a_token():
+    shape = preset("base", vocab_size=30522)
+    size = {"sequences": 4, "length": 128, "masked": 76, "element": 2, "gpu": True}
+    grid, flash = (activation_bytes(shape, **size, flash=has).layers for has in (False, True))
+    assert grid - flash == 12 * 4 * 128 * 768 * 2
+
+
 def test_a_gpu_keeps_no_attention_probabilities():
     shape = preset("base", vocab_size=30522)
     short, long = (

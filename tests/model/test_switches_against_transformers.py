@@ -161,6 +161,18 @@ def test_configurations_of_other_networks_are_refused(config: ModelConfig, form,
         from_hf_config({**hf_config(replace(config, **form)), **change})
 
 
+@pytest.mark.parametrize("positions", [512, 4096])
+def test_their_own_sinusoids_are_taken_however_long_the_table_is(make_model, positions):
+    from transformers.models.roformer.modeling_roformer import RoFormerSinusoidalPositionalEmbedding
+
+    ours = make_model(position="rotary", pair_head=False, hidden_size=64, heads=1)
+    table = RoFormerSinusoidalPositionalEmbedding(positions, ours.config.head_size).create_weight()
+    state = to_hf(ours.state_dict(), ours.config)
+    assert from_hf(state | {SINUSOIDS: table}).keys() == ours.state_dict().keys()
+    with pytest.raises(ValueError, match="does not hold the sines and cosines of rotary positions"):
+        from_hf(state | {SINUSOIDS: table.roll(1, 0)})
+
+
 def test_a_table_of_other_sinusoids_and_missing_weights_are_refused(make_model):
     ours = make_model(position="rotary", pair_head=False)
     state = to_hf(ours.state_dict(), ours.config)

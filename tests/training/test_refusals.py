@@ -47,6 +47,11 @@ def changed_manifest(shards: Path, to: Path, **vocabulary: Any) -> Path:
             '{"zero_optimization": {"stage": 2, "round_robin_gradients": true}}',
             "round_robin_gradients, with which DeepSpeed saves fp32 weights",
         ),
+        (
+            '{"prescale_gradients": true}',
+            "sets 'prescale_gradients'; gradients are summed over the ranks as they",
+        ),
+        ('{"zero_optimization": {"stage": 1}, "gradient_predivide_factor": 2.0}', "leave it out"),
         ('{"zero_optimization": {"stage": 1, "reduce_bucket_size": 0}}', "reduce_bucket_size is 0"),
         ("{", "is no JSON"),
     ],

@@ -102,13 +102,6 @@ def test_a_layer_that_is_computed_again_in_the_backward_pass_is_a_part_of_its_ow
     assert breakdown(events).parts["backward: forward, once more"] == pytest.approx(60e-6)
 
 
-def test_a_forward_that_was_compiled_whole_is_not_taken_for_the_heads() -> None:
-    events = [each for each in SKELETON if each["name"] not in (f"{MARK}encoder", f"{MARK}attention")]
-    parts = breakdown(events).parts
-    assert parts["forward: other"] == pytest.approx(300e-6)
-    assert "forward: heads and loss" not in parts
-
-
 def test_on_a_gpu_kernels_count_where_they_were_launched_and_the_rest_is_the_hosts() -> None:
     def launched(
         name: str, at: float, start: float, end: float, number: int, op: int = 0, **more: Any

@@ -210,6 +210,29 @@ def test_nothing_is_left_in_the_network_and_later_steps_have_the_engine_itself(
     assert "warning" not in capsys.readouterr().err
 
 
+def test_watching_compiled_layers_compiles_nothing_and_still_knows_attention(
+    shards: Path, tmp_path: Path, write_recipe: Any
+) -> None:
+    recipe = write_recipe(small_recipe(tmp_path / "run", shards) | {"compile": True})
+    plan = make_plan(read_recipe(str(recipe)), 1)
+    network = BertForPretraining(plan.model)
+    network.compile_layers("aot_eager")
+    profile = FirstRanksProfile(plan, World.alone(), "cpu", steps_left=3)
+    torch._dynamo.reset()
+    take_steps(profile, PlainEngine(network), 2)
+    before = torch._dynamo.utils.counters["frames"]["total"]
+    assert before > 0
+    take_steps(profile, PlainEngine(network), 1)
+    assert torch._dynamo.utils.counters["frames"]["total"] == before
+    torch._dynamo.reset()
+    profile.close()
+    parts = json.loads((tmp_path / "run" / "profile" / "profile.json").read_text())["time"]["parts"]
+    assert parts["forward: attention"] > 0
+    assert parts["backward: attention"] > 0
+    # Fused with dropout, sums and LayerNorms.
+    assert "forward: feed-forward" not in parts
+
+
 def test_a_disk_that_takes_nothing_costs_the_profile_alone(
     plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

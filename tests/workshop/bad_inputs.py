@@ -145,6 +145,7 @@ def _recipes(folder: Path) -> None:
     (folder / "broken.yaml").write_text("run: OUT\nphases: [\n")
     (folder / "typo.yaml").write_text(yaml.safe_dump(good | {"precison": "fp32"}))
     (folder / "batch.json").write_text('{"train_batch_size": 8}')
+    (folder / "prescaled.json").write_text('{"prescale_gradients": true}')
     (folder / "stage7.json").write_text('{"zero_optimization": {"stage": 7}}')
     (folder / "nvme.json").write_text(
         '{"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}'
