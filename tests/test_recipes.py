@@ -25,7 +25,8 @@ def shrunken(recipe: Recipe, shards: Path) -> list[str]:
 
 
 def test_there_are_recipes_for_a_laptop_and_for_the_published_sizes() -> None:
-    assert [path.stem for path in RECIPES] == ["base", "base_budget", "large", "large_lamb", "mini", "mini_budget", "tiny"]
+    names = ["base", "base_budget", "large", "large_lamb", "mini", "mini_budget", "tiny"]
+    assert [path.stem for path in RECIPES] == names
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -59,7 +60,7 @@ def test_what_the_comments_promise_is_what_the_recipe_says(path: Path) -> None:
         assert second.warmup_steps / second.steps == pytest.approx(0.128, abs=1e-4)
         assert {phase.optimizer for phase in recipe.phases} == {"lamb"}
     elif path.stem.endswith("_budget"):
-        # What is measured beside the published recipes is measured alike, and each phase's rate goes on from the last's.
+        # Evaluated as the published recipes are, and each phase's rate goes on where the last one's ends.
         assert recipe.held_out_masking.rate == 0.15 < recipe.masking.rate
         assert [phase.final_learning_rate for phase in recipe.phases[:-1]] == [
             phase.learning_rate for phase in recipe.phases[1:]
