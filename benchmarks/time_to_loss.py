@@ -4,8 +4,8 @@ In: a shard folder, a recipe that follows the paper, a budget recipe, seeds. Out
 from the process's start until the held-out MLM loss lies `--below` nats under what a unigram model reaches, and ratios.
 What always holds: one side computes at a time, in a process of its own, with all the machine's cores; the Trainer has
 the paper recipe's network, initial weights, pairs, masks, batches, rates and optimizer; all sides are evaluated on the
-same held-out pairs with the same masks, and that time counts; bertpipe's loader hands the Trainer its padded batches, in
-less than a thousandth of the time.
+same held-out pairs with the same masks, and that time counts; bertpipe's loader hands the Trainer its padded batches,
+in less than a thousandth of the time.
 
 The Trainer runs as its users run it, one process with a thread a core; so does the paper recipe. The budget recipe is
 run with a rank a core.
