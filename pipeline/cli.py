@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,16 @@ import click
 from pipeline import __version__
 from pipeline.ending import run_to_the_end
 from pipeline.errors import BertpipeError, InputError, RunFailed
-from pipeline.options import no_track_option, pipeline_option
-from pipeline.progress import abandon, choose_form, complain
-
-_CORPUS_HELP = (
-    "Files, folders, globs or URIs of .txt, .jsonl or .ndjson (plain or .gz, .zst, .bz2, .xz), .parquet, and "
-    "wikiextractor's files."
+from pipeline.options import (
+    CORPUS_HELP,
+    corpus_options,
+    given_options,
+    no_track_option,
+    pipeline_option,
+    progress_option,
+    text_options,
 )
+from pipeline.progress import abandon, complain
 
 
 class _Group(click.Group):
@@ -90,112 +92,9 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that reads a corpus."""
-    for option in reversed(
-        (
-            click.argument("corpus", nargs=-1, metavar="[CORPUS]..."),
-            click.option(
-                "--sources",
-                "sources_file",
-                metavar="YAML",
-                help="Instead of CORPUS: a file of sources, each with a name, corpus, weight and options of its own; "
-                "the command line's are the defaults.",
-            ),
-            click.option(
-                "--sentences",
-                type=click.Choice(["paragraphs", "lines"]),
-                default="paragraphs",
-                show_default=True,
-                help="What a line of text holds: a paragraph to be segmented, or one sentence.",
-            ),
-            click.option(
-                "--format",
-                type=click.Choice(["auto", "text", "jsonl", "parquet", "wikiextractor"]),
-                default="auto",
-                show_default=True,
-                help="What all files are; auto: each what its name says, or its beginning where it has no suffix.",
-            ),
-            click.option(
-                "--text-key",
-                "--text-column",
-                "text_key",
-                metavar="KEY",
-                help="The JSON key or Parquet column of the text (or list of sentences); dots lead into objects. "
-                "Default: text, or else sentences.",
-            ),
-            click.option(
-                "--invalid-utf8",
-                type=click.Choice(["error", "replace", "skip"]),
-                default="error",
-                show_default=True,
-                help="A document that is no UTF-8: refuse the corpus, put U+FFFD, or leave the document out.",
-            ),
-            click.option(
-                "--filter",
-                "filters",
-                multiple=True,
-                metavar="NAME[=VALUE]",
-                help="Leave documents out that are shorter than length=N characters, have under letters=SHARE letters, "
-                "or over repeated-lines=SHARE lines or repeated-text=SHARE characters in lines that repeat an earlier "
-                "one; take urls or markup out of the text. May be given several times.",
-            ),
-            click.option(
-                "--redact",
-                "redactions",
-                multiple=True,
-                metavar="NAME[=REGEX]",
-                help="Put [NAME] for each email, phone or id-number, or for what a regular expression of your own "
-                "matches (Python's). May be given several times.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-_progress_option = click.option(
-    "--progress",
-    type=click.Choice(["auto", "quiet", "json"]),
-    default="auto",
-    show_default=True,
-    callback=lambda context, parameter, form: choose_form(form),
-    expose_value=False,
-    help="What is told on standard error: a bar or plain lines, errors alone, or a JSON object a line.",
-)
-
-
-def _text_options(
-    context: click.Context, corpus: tuple[str, ...], settings: dict[str, Any], *more: str
-) -> dict[str, Any]:
-    """Which text, and how it is read: `_corpus_options` taken out of a command's `settings`, for its configuration.
-
-    more: options of the command's own that a source may have, too
-    """
-    from pipeline.corpus.filters import FilterOptions
-    from pipeline.corpus.readers import ReadOptions
-
-    path, filters, redactions = (settings.pop(name) for name in ("sources_file", "filters", "redactions"))
-    read = {name: settings.pop(name) for name in ("sentences", "format", "text_key", "invalid_utf8")}
-    own = {name: settings.pop(name) for name in more}
-    if path is None:
-        if not corpus:
-            raise click.UsageError("Missing argument 'CORPUS...', or a file of them: --sources", context)
-        options = ReadOptions(filters=FilterOptions(filters=filters, redactions=redactions), **read)
-        return {"corpus": corpus, "read": options, **own}
-    if corpus:
-        raise click.UsageError(
-            f"CORPUS ({' '.join(corpus)}) does not go with --sources: put all of the corpus into {path}",
-            context,
-        )
-    from pipeline.corpus.sources_file import read_sources
-
-    return {"sources": read_sources(path, {**read, **own, "filter": filters, "redact": redactions})}
-
-
 @main.command()
-@_corpus_options
-@_progress_option
+@corpus_options
+@progress_option
 @click.option("-o", "--output", help="The vocabulary folder to make.")
 @click.option(
     "--extend",
@@ -245,9 +144,9 @@ def vocab(
     A hundredth of the documents is held out, where these are enough, and how well the vocabulary covers them is
     shown at the end.
     """
-    text = _text_options(context, corpus, settings)
+    text = text_options(context, corpus, settings)
     if report is not None:
-        given = _given(
+        given = given_options(
             context,
             "report",
             "nothing is made",
@@ -267,7 +166,7 @@ def vocab(
 
     if extend is not None:
         why = "the old vocabulary has its slots and characters, and others are added by what they save"
-        given = _given(
+        given = given_options(
             context, "extend", why, ("size", "cased", "min_frequency", "max_bytes", "workers"), settings
         )
         from pipeline.corpus.extension import ExtendConfig
@@ -283,21 +182,9 @@ def vocab(
     click.echo(f"{output}: {vocabulary.size} tokens, {'cased' if vocabulary.cased else 'uncased'}")
 
 
-def _given(
-    context: click.Context, option: str, why: str, allowed: tuple[str, ...], settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Those of `settings` that the command line gives; refuses what doesn't go with `option`, and says `why`."""
-    default = click.core.ParameterSource.DEFAULT
-    given = {name: settings[name] for name in settings if context.get_parameter_source(name) is not default}
-    for name in given:
-        if name not in allowed:
-            raise click.UsageError(f"--{name.replace('_', '-')} does not go with --{option}: {why}", context)
-    return given
-
-
 @main.command()
-@_corpus_options
-@_progress_option
+@corpus_options
+@progress_option
 @click.option("-o", "--output", required=True, help="The shard folder to make.")
 @click.option("--vocab", help="The vocabulary folder; without it one is trained into OUTPUT/vocab.")
 @click.option(
@@ -340,7 +227,7 @@ def shard(
     """Turn CORPUS into sentence-pair WebDataset tars, index.arrow and manifest.json."""
     from pipeline.corpus.shard_config import ShardConfig
 
-    text = _text_options(context, corpus, settings, "language", "words")
+    text = text_options(context, corpus, settings, "language", "words")
     config = ShardConfig(output=output, **text, **settings)
     if append:
         from pipeline.corpus.appending import run
@@ -473,7 +360,7 @@ def convert(checkpoint: Path, output: Path, register: str | None, no_track: bool
 
 @main.command()
 @click.option("-o", "--output", default="demo", show_default=True, type=click.Path(path_type=Path))
-@click.option("--corpus", multiple=True, help=f"{_CORPUS_HELP} Default: the English that comes with Python.")
+@click.option("--corpus", multiple=True, help=f"{CORPUS_HELP} Default: the English that comes with Python.")
 @click.option("--steps", type=int, help="Training steps (default: about two minutes on two cores).")
 def demo(output: Path, corpus: tuple[str, ...], steps: int | None) -> None:
     """The whole road on real text in minutes, with nothing but the installed package."""
