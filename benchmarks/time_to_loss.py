@@ -101,8 +101,8 @@ def time_bertpipe(
             while True:
                 ended = process.poll() is not None
                 for line in read_metrics(run) if run.exists() else []:
-                    if line.get("held_out_mlm_loss", goal + 1) <= goal:
-                        return {"seconds": time.time() - started, "step": line["step"]}
+                    if (loss := line.get("held_out_mlm_loss", goal + 1)) <= goal:
+                        return {"seconds": time.time() - started, "step": line["step"], "loss": loss}
                 if ended:
                     raise SystemExit(f"{side}, seed {seed}: ended above {goal:.3f}: see {log.name}")
                 time.sleep(_LOOK)
@@ -177,7 +177,8 @@ def train_with_transformers(options: argparse.Namespace, seed: int, goal: float)
             loss, seconds = nats / masked, time.time() - started
             print(f"step {state.global_step}: {loss:.4f} after {seconds:.0f} s", file=sys.stderr, flush=True)
             if loss <= goal:
-                print(json.dumps({"seconds": seconds, "step": state.global_step}), flush=True)
+                found = {"seconds": seconds, "step": state.global_step, "loss": loss}
+                print(json.dumps(found), flush=True)
                 control.should_training_stop = True
 
     arguments = TrainingArguments(
@@ -258,7 +259,10 @@ def main() -> None:
             else:
                 found = time_bertpipe(side, options, seed, goal, work / f"{side}-{seed}")
             taken[side].append(found["seconds"])
-            print(f"{side:>12}: {found['seconds']:8.1f} s, step {found['step']}", flush=True)
+            print(
+                f"{side:>12}: {found['seconds']:8.1f} s, step {found['step']}, loss {found['loss']:.4f}",
+                flush=True,
+            )
     if "transformers" in taken:
         for side in options.sides[:]:
             if side != "transformers":
