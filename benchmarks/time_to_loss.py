@@ -219,7 +219,8 @@ def time_transformers(options: argparse.Namespace, seed: int, goal: float, log: 
     command = [sys.executable, __file__, *sys.argv[1:], "--inside", str(seed), str(goal)]
     with log.open("w") as stderr:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False)
-    found = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    # The Trainer has something to say, too.
+    found = [line for line in done.stdout.splitlines() if line.startswith('{"seconds"')]
     if done.returncode or not found:
         raise SystemExit(f"transformers, seed {seed}: ended above {goal:.3f}: see {log}")
     result: dict[str, Any] = json.loads(found[-1])
