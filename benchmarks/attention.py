@@ -19,6 +19,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="timed, after an unmeasured one")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors")
     torch.set_num_threads(options.threads)
     torch.manual_seed(1)
     lengths = lengths_of(options)
