@@ -1,9 +1,6 @@
 """What ranks send each other in a step, exactly: a message more, ours or another DeepSpeed's, does not go unseen."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,10 +9,10 @@ import pytest
 import yaml
 
 from pipeline.shipped import shipped_file
-from pipeline.training.world import free_port
 from workshop import collectives, processes
 from workshop.collectives import DURING
 from workshop.recipes import small_recipe
+from workshop.started_ranks import run_ranks
 
 RANKS, ACCUMULATION = 2, 4
 # Of the small network: its token embeddings, all else that is decayed, biases and LayerNorms, which aren't.
@@ -108,21 +105,7 @@ def folder(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "asked.json").write_text(json.dumps(asked))
-    command = [sys.executable, collectives.__file__, str(folder)]
-    port = str(free_port())
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(RANKS), port],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        for rank in range(RANKS)
-    ]
-    for process in ranks:
-        said = process.communicate(timeout=200)[0]
-        assert process.returncode == 0, said
+    run_ranks(collectives.__file__, folder, RANKS)
     return folder
 
 

@@ -1,10 +1,7 @@
 """LAMB and the 1-bit optimizers through the engine, on one rank and on two, at every ZeRO stage that takes them."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,9 @@ from torch import Tensor
 from model.bert import BertForPretraining
 from model.config import preset
 from pipeline.training.optimizer import is_kept
-from pipeline.training.world import free_port
 from workshop import optimizer_ranks, processes
 from workshop.optimizer_ranks import CLIPPING, RATE, STEPS, gradient_of, starting_weights
+from workshop.started_ranks import run_ranks
 from workshop.switches import every_form
 from workshop.update_formulas import LambFormula
 
@@ -76,21 +73,7 @@ def trained(
     ranks: int = request.param
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "asked.json").write_text(json.dumps(list(ASKED.values())))
-    port = free_port()
-    command = [sys.executable, optimizer_ranks.__file__, str(folder)]
-    started = [
-        subprocess.Popen(
-            [*command, str(rank), str(ranks), str(port)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        for rank in range(ranks)
-    ]
-    for process in started:
-        said = process.communicate(timeout=200)[0]
-        assert process.returncode == 0, said
+    run_ranks(optimizer_ranks.__file__, folder, ranks)
     return ranks, {name: torch.load(folder / f"found-{index}.pt") for index, name in enumerate(ASKED)}
 
 

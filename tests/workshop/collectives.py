@@ -7,7 +7,6 @@ its name space c10d, whoever calls it and by whatever name.
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipeline.training.engine import Engine
 from pipeline.training.joining import join_world, leave_world
 from pipeline.training.step import Rounds
 from pipeline.training.world import World
+from workshop.started_ranks import asked_for
 
 # Between steps: evaluations, checkpoints, comparisons of weights.
 BETWEEN = "between"
@@ -101,8 +101,4 @@ def main(folder: Path, world: World) -> None:
 
 
 if __name__ == "__main__":
-    number, ranks, port = map(int, sys.argv[2:])
-    main(
-        Path(sys.argv[1]),
-        World(rank=number, size=ranks, local_rank=number, local_size=ranks, address="127.0.0.1", port=port),
-    )
+    main(*asked_for())

@@ -5,7 +5,6 @@ FOLDER/found-<number>.pt for each. A step's gradient is given (`gradient_of`), s
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pipeline.training.settings import ZeroSettings, read_settings
 from pipeline.training.uncompiled import without_compiler
 from pipeline.training.world import World
 from workshop.engines import save
+from workshop.started_ranks import asked_for
 
 STEPS = 10
 RATE = 0.01
@@ -110,8 +110,4 @@ def main(folder: Path, world: World) -> None:
 
 
 if __name__ == "__main__":
-    rank, ranks, port = map(int, sys.argv[2:])
-    main(
-        Path(sys.argv[1]),
-        World(rank=rank, size=ranks, local_rank=rank, local_size=ranks, address="127.0.0.1", port=port),
-    )
+    main(*asked_for())
